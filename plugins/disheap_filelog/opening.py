@@ -11,8 +11,8 @@ from disheap.errors import RESTORE, LogDamaged, StorageLocked, WrongDirectory
 from disheap.interfaces import LostSnapshot
 from disheap.kernel.types import Index
 from disheap_filelog.filesystem import File, Filesystem
-from disheap_filelog.recovery import ScanResult
-from disheap_filelog.snapshot_files import SnapshotFiles
+from disheap_filelog.segments.recovery import ScanResult
+from disheap_filelog.snapshots.snapshot_files import SnapshotFiles
 
 LOCK = "lock"
 UNUSABLE = frozenset(

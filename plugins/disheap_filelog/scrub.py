@@ -14,8 +14,8 @@ from typing import Protocol
 from disheap.errors import SnapshotDamaged
 from disheap.interfaces import Scrubbed
 from disheap.kernel.types import Index
-from disheap_filelog.index import LogIndex
-from disheap_filelog.snapshot_files import SnapshotFiles
+from disheap_filelog.segments.index import LogIndex
+from disheap_filelog.snapshots.snapshot_files import SnapshotFiles
 
 LOG, SNAPSHOTS, SMALL = 0, 1, 2
 """The first number of a cursor: (LOG, index, 0), (SNAPSHOTS, index of the snapshot, byte) or (SMALL, number, 0)."""

@@ -38,19 +38,21 @@ from disheap.interfaces import (
 )
 from disheap.kernel.types import Entry, HardState, Index, SnapshotMeta, Term
 from disheap.logs import get_logger
-from disheap_filelog import members, meta, opening, owner, recovery, scrub, segment
+from disheap_filelog import opening, scrub
 from disheap_filelog.filesystem import TEMPORARY, File, Filesystem, OsFilesystem
 from disheap_filelog.guard import Guard
-from disheap_filelog.log_files import LogFiles
-from disheap_filelog.members import Members
-from disheap_filelog.meta import Meta
-from disheap_filelog.owner import Owner
-from disheap_filelog.recovery import ScanResult
-from disheap_filelog.segment import Segment
-from disheap_filelog.segment_repair import SegmentRepair
+from disheap_filelog.segments import recovery, segment
+from disheap_filelog.segments.log_files import LogFiles
+from disheap_filelog.segments.recovery import ScanResult
+from disheap_filelog.segments.segment import Segment
+from disheap_filelog.segments.segment_repair import SegmentRepair
 from disheap_filelog.settings import FileSettings
-from disheap_filelog.snapshot import FileSnapshotReader, FileSnapshotWriter, Stored
-from disheap_filelog.snapshot_files import SnapshotFiles
+from disheap_filelog.small_files import members, meta, owner
+from disheap_filelog.small_files.members import Members
+from disheap_filelog.small_files.meta import Meta
+from disheap_filelog.small_files.owner import Owner
+from disheap_filelog.snapshots.snapshot import FileSnapshotReader, FileSnapshotWriter, Stored
+from disheap_filelog.snapshots.snapshot_files import SnapshotFiles
 
 ROTATE_SHARE = 8
 """A file of the log that is filled by this part is ended when a snapshot begins."""
@@ -147,7 +149,7 @@ class FileStorage:
         def committed(stored: Stored) -> None:
             self._snapshots.add(stored)
             if replaces_log:
-                self._log.replace_by(stored)
+                self._log.replace_by(stored.meta, stored.oldest_segment)
             self._check_in_place()
             self._log.count_bytes_after(self._snapshots.index)
 

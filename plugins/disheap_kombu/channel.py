@@ -29,10 +29,10 @@ from amqp.protocol import queue_declare_ok_t
 from kombu.transport import base
 
 from disheap.protocol import broker
-from disheap_kombu import messages
-from disheap_kombu.delays import delay_ms, take_due_time
-from disheap_kombu.messages import Outgoing
-from disheap_kombu.publish_batch import PublishBatch
+from disheap_kombu.publishing import messages
+from disheap_kombu.publishing.delays import delay_ms, take_due_time
+from disheap_kombu.publishing.messages import Outgoing
+from disheap_kombu.publishing.publish_batch import PublishBatch
 from disheap_kombu.queues import (
     STANDARD_EXCHANGES,
     alternate_exchange,

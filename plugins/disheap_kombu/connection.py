@@ -22,10 +22,10 @@ from disheap.errors import ConnectionLost, DisheapError, RequestTimeout
 from disheap.protocol import broker
 from disheap_kombu.channel import Channel
 from disheap_kombu.declarations import Declarations
-from disheap_kombu.events import SessionEvents
 from disheap_kombu.failures import BatchTooLarge, QueueFull, translated
+from disheap_kombu.publishing.unconfirmed import Unconfirmed, suspend
+from disheap_kombu.reading.events import SessionEvents
 from disheap_kombu.subscription import Subscription
-from disheap_kombu.unconfirmed import Unconfirmed, suspend
 
 RECONNECT_S = 0.5
 """The longest time that a transient publish spends on a lost connection. It is enough if a node can be reached."""

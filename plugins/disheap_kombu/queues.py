@@ -26,7 +26,7 @@ from typing import Any
 from amqp.exceptions import PreconditionFailed
 
 from disheap.protocol import broker
-from disheap_kombu.messages import duration_ms
+from disheap_kombu.publishing.messages import duration_ms
 
 STANDARD_EXCHANGES = {f"amq.{kind}": kind for kind in broker.EXCHANGE_KINDS}
 """AMQP's own: there without being declared, and kombu declares no name that begins so."""

@@ -23,10 +23,10 @@ from disheap.protocol.broker import EXCHANGE_KINDS
 from disheap_kombu import failures, node_address
 from disheap_kombu.channel import Channel
 from disheap_kombu.connection import Connection
-from disheap_kombu.eventloop import HubAdapter
 from disheap_kombu.labels import default_label
 from disheap_kombu.options import broker_url
-from disheap_kombu.unconfirmed import resume, suspend
+from disheap_kombu.publishing.unconfirmed import resume, suspend
+from disheap_kombu.reading.eventloop import HubAdapter
 
 DRIVER = "disheap"
 CELERY_STEPS = {"celery.worker.consumer.mingle": "Mingle", "celery.worker.consumer.gossip": "Gossip"}

@@ -17,8 +17,8 @@ from disheap.kernel.types import NodeId
 from disheap.protocol import broker
 from disheap.protocol.broker import NewMessage
 from disheap.testing.inspected import InspectedMember
-from disheap_filelog import members
 from disheap_filelog.filesystem import OsFilesystem
+from disheap_filelog.small_files import members
 from tests.cli.command_line import Ended, run
 from tests.support.nodes import Cluster
 from tests.support.wire import wait_until

@@ -11,7 +11,9 @@ from zlib import crc32
 
 from disheap.errors import StorageError, VersionUnsupported
 from disheap.kernel.types import Entry, HardState, Index, NodeId, SnapshotMeta, Term
-from disheap_filelog import blocks, identities, meta, segment, snapshot
+from disheap_filelog.segments import blocks, identities, segment
+from disheap_filelog.small_files import meta
+from disheap_filelog.snapshots import snapshot
 from tests.storage.parts import IDENTITY, MEMBERS, build, entries, entry
 
 CODEC = "zstd"

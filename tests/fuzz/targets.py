@@ -69,7 +69,7 @@ from disheap_heap.samples import HEADERS, sample_commands
 from disheap_heap.settings import HeapSettings
 from disheap_heap.state.state import Topic
 from disheap_heap.tables.patterns import PatternIndex, split
-from disheap_kombu import messages
+from disheap_kombu.publishing import messages
 from tests.fuzz import joining, transactions
 from tests.fuzz.doubles import CLUSTER, NONCE, Owner, ServedNode, StillLoop, Wire
 from tests.fuzz.files import FILE_SEEDS, open_mangled

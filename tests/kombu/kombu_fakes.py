@@ -9,7 +9,7 @@ from typing import Any
 from disheap.client.core.url import BrokerUrl
 from disheap.errors import RequestTimeout
 from disheap.protocol import broker
-from disheap_kombu import messages
+from disheap_kombu.publishing import messages
 
 
 class FakeDriver:

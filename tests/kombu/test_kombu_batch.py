@@ -10,7 +10,7 @@ from amqp.exceptions import ChannelError, NotFound, RecoverableConnectionError
 from disheap.errors import BatchTooLarge, OutcomeUnknown, TopicFull, TopicNotFound
 from disheap.protocol import broker
 from disheap_kombu.failures import PublishOutcomeUnknown, QueueFull
-from disheap_kombu.publish_batch import COMMAND_BYTES
+from disheap_kombu.publishing.publish_batch import COMMAND_BYTES
 from kombu import Producer
 
 pytestmark = pytest.mark.skipif(not hasattr(Producer, "batch"), reason="kombu has it since 5.7")

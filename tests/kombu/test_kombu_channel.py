@@ -27,7 +27,7 @@ from disheap.protocol import broker
 from disheap_kombu.channel import UNLIMITED_BYTES
 from disheap_kombu.connection import Connection
 from disheap_kombu.failures import PublishOutcomeUnknown
-from disheap_kombu.waker import Waker
+from disheap_kombu.reading.waker import Waker
 
 
 def consume(channel, **options):
@@ -83,7 +83,7 @@ def test_reply_to_that_kombu_fills_in_late_is_published(channel, driver):
     message = channel.prepare_message("x", properties=properties)
     properties["reply_to"] = "late"
     channel.basic_publish(message, routing_key="q")
-    from disheap_kombu import messages
+    from disheap_kombu.publishing import messages
 
     assert messages.decode(driver.commands_of(broker.Publish)[0].message.payload).properties == {"reply_to": "late"}
 

@@ -14,9 +14,9 @@ from kombu.exceptions import EncodeError
 
 from disheap.errors import RequestTimeout
 from disheap.protocol import broker
-from disheap_kombu import delays, messages
-from disheap_kombu.delays import ETA, KEPT
 from disheap_kombu.failures import PublishOutcomeUnknown
+from disheap_kombu.publishing import delays, messages
+from disheap_kombu.publishing.delays import ETA, KEPT
 
 NOW_S = 1_800_000_000.25
 YEAR_MS = 365 * 86_400_000

@@ -12,7 +12,7 @@ from kombu_fakes import delivery
 
 from disheap.client.core.broker_session import SessionLost
 from disheap.protocol import broker
-from disheap_kombu.eventloop import HubAdapter
+from disheap_kombu.reading.eventloop import HubAdapter
 
 SOON_S = 0.5  # well below the second that the hub sleeps when nobody wakes it
 

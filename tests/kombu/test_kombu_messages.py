@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from kombu.exceptions import EncodeError
 
 from disheap.protocol import broker
-from disheap_kombu import messages
-from disheap_kombu.messages import Outgoing
+from disheap_kombu.publishing import messages
+from disheap_kombu.publishing.messages import Outgoing
 
 plain = st.recursive(
     st.none()

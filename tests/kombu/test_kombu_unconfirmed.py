@@ -13,9 +13,10 @@ import disheap.sync
 from disheap.client.core.url import BrokerUrl
 from disheap.errors import ConnectionLost, OutcomeUnknown, RequestTimeout, TopicFull
 from disheap.protocol import broker
-from disheap_kombu import transport, unconfirmed
+from disheap_kombu import transport
 from disheap_kombu.connection import Connection
 from disheap_kombu.failures import PublishOutcomeUnknown, QueueFull
+from disheap_kombu.publishing import unconfirmed
 from kombu import Connection as KombuConnection
 from kombu import Queue
 

@@ -257,7 +257,7 @@ def test_sessions_whose_clients_fall_silent_leave_nothing(tmp_path: Path) -> Non
     run(tmp_path, "inproc", work, limits=Limits(session_timeout_min_ms=1))
 
 
-BLOCKS = ("disheap_filelog.blocks.Block", "disheap_filelog.index.Located")
+BLOCKS = ("disheap_filelog.segments.blocks.Block", "disheap_filelog.segments.index.Located")
 """The index of the log, which grows with the log."""
 SMALL_FILES = {"storage": {"file": {"segment_bytes": 64 << 10}}}
 PADDING = b" " * 20_000

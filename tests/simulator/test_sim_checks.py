@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-import disheap_filelog.meta
-import disheap_filelog.segment
+import disheap_filelog.segments.segment
+import disheap_filelog.small_files.meta
 import disheap_heap.delivery.delivery
 import disheap_heap.delivery.leases
 from disheap.client.core.keepalive import KeepAlive, Verdict
@@ -66,7 +66,7 @@ def test_messages_sent_before_the_write_is_durable(registry: Registry, monkeypat
 
 
 def test_a_log_that_is_not_synced(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    append = disheap_filelog.segment.Segment.append
+    append = disheap_filelog.segments.segment.Segment.append
 
     class Unsynced:
         def __init__(self, file: Any) -> None:
@@ -84,7 +84,7 @@ def test_a_log_that_is_not_synced(registry: Registry, monkeypatch: pytest.Monkey
         finally:
             self._file = file
 
-    monkeypatch.setattr(disheap_filelog.segment.Segment, "append", lazy)
+    monkeypatch.setattr(disheap_filelog.segments.segment.Segment, "append", lazy)
     assert found(registry)
 
 
@@ -92,7 +92,7 @@ def test_a_vote_that_is_not_saved(registry: Registry, monkeypatch: pytest.Monkey
     def forget(self: Any, state: HardState) -> None:
         self.state = self.state._replace(hard_state=state)
 
-    monkeypatch.setattr(disheap_filelog.meta.Meta, "save_hard_state", forget)
+    monkeypatch.setattr(disheap_filelog.small_files.meta.Meta, "save_hard_state", forget)
     assert "comes back with" in found(registry)
 
 

@@ -13,7 +13,7 @@ from disheap.errors import RESTORE, LogDamaged, SnapshotDamaged, StorageError, W
 from disheap.interfaces import KnownPeers, Recovered
 from disheap.kernel.types import Entry, HardState, Index, NodeId, Term
 from disheap.testing.crashing_disk import CrashingDisk, PowerCut
-from disheap_filelog.identities import Slots
+from disheap_filelog.segments.identities import Slots
 from disheap_filelog.storage import FileStorage
 from tests.storage.parts import (
     DIRECTORY,

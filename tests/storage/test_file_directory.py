@@ -86,7 +86,7 @@ def test_each_reason_to_refuse_a_directory_has_a_way_out_in_the_docs() -> None:
     root = Path(__file__).parents[2]
     page = (root / "docs/how-to/recover-a-node.md").read_text()
     reasons: list[str] = []
-    for path in sorted((root / "plugins/disheap_filelog").glob("*.py")):
+    for path in sorted((root / "plugins/disheap_filelog").rglob("*.py")):
         for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
             name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
             place = {"LogDamaged": 2, "_damaged": 1}.get(name)

@@ -12,9 +12,9 @@ import pytest
 from disheap.errors import DiskFailed, LogDamaged, StorageFull
 from disheap.kernel.types import Entry, HardState, NodeId, Term
 from disheap.testing.crashing_disk import CrashingDisk, MemoryFile
-from disheap_filelog import segment
-from disheap_filelog.identities import SLOT_BYTES
-from disheap_filelog.segment import SLOTS_AT
+from disheap_filelog.segments import segment
+from disheap_filelog.segments.identities import SLOT_BYTES
+from disheap_filelog.segments.segment import SLOTS_AT
 from disheap_filelog.settings import FileSettings
 from disheap_filelog.storage import FileStorage
 from tests.storage.parts import DIRECTORY, IDENTITY, build, entries, entry, opened, read_log

@@ -8,7 +8,9 @@ import pytest
 
 from disheap.errors import VersionUnsupported
 from disheap.testing.crashing_disk import CrashingDisk
-from disheap_filelog import meta, segment, snapshot
+from disheap_filelog.segments import segment
+from disheap_filelog.small_files import meta
+from disheap_filelog.snapshots import snapshot
 from tests.storage.parts import DIRECTORY, IDENTITY, build, entries, opened, read_log, read_snapshot, write_snapshot
 
 

@@ -345,7 +345,7 @@ MUTANTS = (
     Mutant(
         "one-snapshot-kept",
         "the snapshot that a follower is still fetching goes when a newer one comes",
-        (Patch("disheap_filelog.snapshot_files", "GENERATIONS = 2", "GENERATIONS = 1"),),
+        (Patch("disheap_filelog.snapshots.snapshot_files", "GENERATIONS = 2", "GENERATIONS = 1"),),
         (
             "disheap.testing.conformance.test_storage::test_two_snapshots_are_kept_and_the_newest_counts",
             DAMAGE + "test_a_damaged_snapshot_gives_way_to_the_older_one_and_the_log",

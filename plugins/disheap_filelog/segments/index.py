@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from disheap.kernel.types import Entry, EntryKind, Index, Term, TermRun
-from disheap_filelog.blocks import Block
-from disheap_filelog.segment import Segment
+from disheap_filelog.segments.blocks import Block
+from disheap_filelog.segments.segment import Segment
 
 BLOCK_MEMORY_BYTES = 400
 """What the index holds of one block: two tuples, twelve numbers, its entries in two lists."""

@@ -12,16 +12,15 @@ from collections.abc import Sequence
 
 from disheap.errors import StorageFull
 from disheap.interfaces import Damage, StorageContext
-from disheap.kernel.types import Entry, Index, Term
-from disheap_filelog import blocks, segment
-from disheap_filelog.blocks import HAS_MEMBERSHIP
+from disheap.kernel.types import Entry, Index, SnapshotMeta, Term
 from disheap_filelog.filesystem import Filesystem
 from disheap_filelog.guard import Guard
-from disheap_filelog.index import Located, LogIndex
-from disheap_filelog.recovery import ScanResult
-from disheap_filelog.segment import Head, Segment
+from disheap_filelog.segments import blocks, segment
+from disheap_filelog.segments.blocks import HAS_MEMBERSHIP
+from disheap_filelog.segments.index import Located, LogIndex
+from disheap_filelog.segments.recovery import ScanResult
+from disheap_filelog.segments.segment import Head, Segment
 from disheap_filelog.settings import FileSettings
-from disheap_filelog.snapshot import Stored
 
 SMALL_APPEND_BYTES = 8 << 10
 """Space is allocated ahead for appends up to this size. A larger append gains little from it."""
@@ -122,10 +121,10 @@ class LogFiles:
         self.segments.append(self.create_segment(old.number + 1, Index(self.index.last + 1), old))
         old.seal(old.number + 1, frees_unused=not keeps_tail)
 
-    def replace_by(self, stored: Stored) -> None:
+    def replace_by(self, snapshot: SnapshotMeta, oldest_segment: int) -> None:
         """A durable snapshot says that the log is void. So an error here is final, a full disk too."""
         try:
-            self.begin_new_log(Index(stored.meta.index + 1), stored.oldest_segment)
+            self.begin_new_log(Index(snapshot.index + 1), oldest_segment)
         except StorageFull as error:
             raise OSError(str(error)) from error
 

@@ -15,8 +15,8 @@ from time import monotonic
 from typing import Any, Protocol
 
 from disheap.client.io.blocking_driver import BlockingClient
-from disheap_kombu.keepalive import Keepalive
-from disheap_kombu.waker import Waker
+from disheap_kombu.reading.keepalive import Keepalive
+from disheap_kombu.reading.waker import Waker
 
 DISPATCH_SLICE_S = 0.002
 """The time for callbacks in one turn of the hub."""

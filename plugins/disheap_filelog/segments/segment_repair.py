@@ -14,8 +14,8 @@ from disheap.errors import LogDamaged
 from disheap.interfaces import StorageContext
 from disheap.kernel.types import Entry
 from disheap_filelog.filesystem import Filesystem
-from disheap_filelog.index import Located, LogIndex
-from disheap_filelog.segment import DURABLE, Segment
+from disheap_filelog.segments.index import Located, LogIndex
+from disheap_filelog.segments.segment import DURABLE, Segment
 
 NO_LIMIT = 1 << 64
 """Above every index."""

@@ -18,9 +18,11 @@ import msgspec
 from disheap.errors import RESTORE, LogDamaged, WrongDirectory
 from disheap.interfaces import Identity
 from disheap.protocol.frames import UNREADABLE
-from disheap_filelog import meta, segment, snapshot
 from disheap_filelog.filesystem import TEMPORARY, Filesystem, read_file, write_file
-from disheap_filelog.meta import Meta
+from disheap_filelog.segments import segment
+from disheap_filelog.small_files import meta
+from disheap_filelog.small_files.meta import Meta
+from disheap_filelog.snapshots import snapshot
 
 NAME = "identity"
 MAGIC = b"DHI1"

@@ -24,14 +24,14 @@ from disheap.client.core.broker_session import SessionLost
 from disheap.client.io.blocking_driver import BlockingClient
 from disheap.errors import DisheapError
 from disheap.protocol import broker
-from disheap_kombu.deliveries import Arrival, Deliveries
 from disheap_kombu.failures import translated
-from disheap_kombu.keepalive import Keepalive
-from disheap_kombu.outbox import Outbox
-from disheap_kombu.waker import Waker
+from disheap_kombu.publishing.outbox import Outbox
+from disheap_kombu.reading.deliveries import Arrival, Deliveries
+from disheap_kombu.reading.keepalive import Keepalive
+from disheap_kombu.reading.waker import Waker
 
 if TYPE_CHECKING:
-    from disheap_kombu.eventloop import HubAdapter
+    from disheap_kombu.reading.eventloop import HubAdapter
 
 ACK_BATCH = 64
 """Acks sent as one command. With more the broker would be idle meanwhile: credit comes back with the ack."""

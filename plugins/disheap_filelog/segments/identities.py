@@ -31,7 +31,7 @@ import struct
 from collections.abc import Sequence
 from zlib import crc32
 
-from disheap_filelog.blocks import LAST_OF_APPEND, Block
+from disheap_filelog.segments.blocks import LAST_OF_APPEND, Block
 
 _SLOT = struct.Struct(">QQIII")
 _CHECKSUM = struct.Struct(">I")

@@ -61,12 +61,12 @@ from zlib import crc32
 from disheap.errors import RESTORE, CodecError, LogDamaged, StorageFull
 from disheap.interfaces import Codec, Stream, StreamContext
 from disheap.kernel.types import Entry
-from disheap_filelog import blocks, identities
-from disheap_filelog.blocks import Block
 from disheap_filelog.codec import check_codec
 from disheap_filelog.filesystem import TEMPORARY, File, Filesystem, create_file, needs_room
 from disheap_filelog.formats import check_version
-from disheap_filelog.identities import SLOT_BYTES, Slots
+from disheap_filelog.segments import blocks, identities
+from disheap_filelog.segments.blocks import Block
+from disheap_filelog.segments.identities import SLOT_BYTES, Slots
 
 MAGIC = b"DHL1"
 VERSION = 2

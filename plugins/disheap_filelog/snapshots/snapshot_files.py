@@ -14,11 +14,11 @@ from disheap.errors import SnapshotDamaged
 from disheap.interfaces import Codec
 from disheap.kernel.types import Index, SnapshotMeta, Term
 from disheap.logs import get_logger
-from disheap_filelog import snapshot
 from disheap_filelog.filesystem import Filesystem
 from disheap_filelog.guard import Guard
-from disheap_filelog.index import LogIndex
-from disheap_filelog.snapshot import FileSnapshotReader, Stored
+from disheap_filelog.segments.index import LogIndex
+from disheap_filelog.snapshots import snapshot
+from disheap_filelog.snapshots.snapshot import FileSnapshotReader, Stored
 
 GENERATIONS = 2
 

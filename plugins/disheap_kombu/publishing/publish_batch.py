@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from disheap.protocol import broker
-from disheap_kombu.messages import Outgoing
+from disheap_kombu.publishing.messages import Outgoing
 
 COMMAND_BYTES = 1 << 20
 """The messages of one command have at most so many bytes, or as many as the node takes, if that is less. One message

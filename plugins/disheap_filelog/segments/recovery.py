@@ -24,12 +24,12 @@ from disheap.errors import LogDamaged
 from disheap.interfaces import Codec
 from disheap.kernel.types import Index
 from disheap.logs import get_logger
-from disheap_filelog import blocks
-from disheap_filelog.blocks import HAS_MEMBERSHIP, HEADER_BYTES, LAST_OF_APPEND, Block
 from disheap_filelog.filesystem import Filesystem
-from disheap_filelog.identities import Slots
-from disheap_filelog.index import Located, LogIndex
-from disheap_filelog.segment import DURABLE, PREFIX, Segment, file_name
+from disheap_filelog.segments import blocks
+from disheap_filelog.segments.blocks import HAS_MEMBERSHIP, HEADER_BYTES, LAST_OF_APPEND, Block
+from disheap_filelog.segments.identities import Slots
+from disheap_filelog.segments.index import Located, LogIndex
+from disheap_filelog.segments.segment import DURABLE, PREFIX, Segment, file_name
 
 WINDOW_BYTES = 1 << 20
 """Read at once while scanning."""
