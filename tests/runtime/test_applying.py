@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from tests.support.wire import wait_until
@@ -10,7 +11,7 @@ from tests.support.wire import wait_until
 from disheap.config.node_config import NodeConfig
 from disheap.kernel.types import Entry, EntryKind, Index, Term
 from disheap.runtime.member import Member
-from disheap.runtime.replica.applying import SLICE_S, Applier
+from disheap.runtime.replica.applying import LOOK_S, SLICE_S, Applier
 
 
 class StepClock:
@@ -45,9 +46,22 @@ class Steps:
             yield
 
 
+def test_work_is_told_of_once_in_a_while() -> None:
+    """Also if no slice is as long as that."""
+    told: list[float] = []
+    clock = StepClock(LOOK_S / 8)
+    steps = Steps(2)
+    applier = Applier(clock, steps.begin, lambda: told.append(clock.now_s))
+    for _ in range(20):
+        applier.add(entries(1))
+        applier.run()
+    assert len(told) > 5
+    assert all(LOOK_S <= after - before <= 2 * LOOK_S for before, after in pairwise(told))
+
+
 def test_a_slice_ends_in_the_midst_of_an_entry_when_its_time_is_over() -> None:
     steps = Steps(10)
-    applier = Applier(StepClock(SLICE_S / 4), steps.begin)
+    applier = Applier(StepClock(SLICE_S / 4), steps.begin, lambda: None)
     applier.add(entries(2))
     finished: list[int] = []
     slices = 0
@@ -62,13 +76,13 @@ def test_a_slice_ends_in_the_midst_of_an_entry_when_its_time_is_over() -> None:
 
 
 def test_a_slice_ends_between_two_entries_without_steps() -> None:
-    applier = Applier(StepClock(SLICE_S), Steps(0).begin)
+    applier = Applier(StepClock(SLICE_S), Steps(0).begin, lambda: None)
     applier.add(entries(3))
     assert [[entry.index for entry in applier.run()] for _ in range(3)] == [[1], [2], [3]]
 
 
 def test_who_needs_a_whole_state_waits_for_the_end_of_the_entry() -> None:
-    applier = Applier(StepClock(SLICE_S), Steps(2).begin)
+    applier = Applier(StepClock(SLICE_S), Steps(2).begin, lambda: None)
     calls: list[str] = []
     applier.when_whole(lambda: calls.append("idle"))
     applier.add(entries(1))
@@ -84,7 +98,7 @@ def test_who_needs_a_whole_state_waits_for_the_end_of_the_entry() -> None:
 
 def test_a_slice_ends_with_the_entry_whose_end_somebody_waits_for() -> None:
     """However much time is left: the state belongs to this index, and not to the next."""
-    applier = Applier(StepClock(0.0), Steps(2).begin)
+    applier = Applier(StepClock(0.0), Steps(2).begin, lambda: None)
     begin = applier._begin
 
     def begin_and_wait(entry: Entry) -> Iterator[None]:
@@ -115,7 +129,7 @@ async def test_a_mark_in_the_log_has_the_state_of_its_own_index_stored(tmp_path:
 
 def test_a_state_that_was_replaced_is_applied_no_further() -> None:
     steps = Steps(4)
-    applier = Applier(StepClock(SLICE_S), steps.begin)
+    applier = Applier(StepClock(SLICE_S), steps.begin, lambda: None)
     applier.add(entries(2))
     applier.run()
     applier.drop()

@@ -20,6 +20,8 @@ from disheap.runtime.clients.server import MEMORY_CHECK_BYTES
 from disheap.runtime.memory.watch import (
     CHECK_S,
     GOSSIP_VALID_S,
+    SLOW_TRIM_S,
+    TRIM_MAX_BYTES,
     TRIM_MAX_S,
     TRIM_S,
     Estimate,
@@ -45,6 +47,8 @@ class Host:
         self.gives_back = 1.0  # this share of what is free
         self.measures = True
         self.looks = self.trims = 0
+        self.most_free = 0  # of all that one trim found
+        self.trim_takes_s = 0.0
         self.told: list[bool] = []
         self.refusal: RequestError | None = None
         self.takes_transient = True
@@ -62,9 +66,11 @@ class Host:
     def resident_bytes(self) -> int | None:
         return BASE + int(self.state * self.weight) + self.free if self.measures else None
 
-    def return_free_memory(self) -> None:
+    def return_free_memory(self) -> float:
         self.trims += 1
+        self.most_free = max(self.most_free, self.free)
         self.free -= int(self.free * self.gives_back)
+        return self.trim_takes_s
 
     def memory_estimate(self) -> Estimate:
         self.looks += 1
@@ -89,6 +95,12 @@ class Host:
             self.state += change
             self.free = max(0, self.free - change) if change > 0 else self.free - int(change * self.weight)
             self.check_usage()
+
+    def frees(self, size: int) -> None:
+        """That much of the state goes, and nobody looks yet."""
+        size = min(size, self.state)
+        self.state -= size
+        self.free += size
 
     def check_usage(self, seconds: float = 1.5 * CHECK_S) -> None:
         self.now += seconds
@@ -221,6 +233,43 @@ def test_requests_to_give_memory_back_that_come_to_nothing_become_rare() -> None
     assert 5 < host.trims < 600 * TRIM_S / TRIM_MAX_S + 10
 
 
+def test_what_is_freed_at_once_goes_back_in_steps() -> None:
+    """A trim of 800 MiB stops the loop for 50 to 90 ms."""
+    host = Host(mark=2000 * MIB)
+    host.becomes(1000)
+    while host.state:
+        for _ in range(4):  # within a millisecond, and no tick comes
+            host.frees(4 * MIB)
+        host.watch.freed()
+    assert host.most_free <= TRIM_MAX_BYTES + 16 * MIB
+    assert (host.resident_bytes() or 0) <= BASE + TRIM_MAX_BYTES + 16 * MIB
+
+
+def test_looking_at_freed_memory_asks_the_system_nothing_while_there_is_little() -> None:
+    host = Host()
+    host.becomes(200)
+    host.frees(20 * MIB)
+    host.measures = False
+    host.watch.freed()
+    assert host.watch.status()["resident_bytes"] == BASE + 200 * MIB
+
+
+def test_a_slow_trim_is_not_repeated_before_its_time_unless_memory_is_short() -> None:
+    """Free memory in a hundred thousand places takes 80 ms to look at, however little of it goes back."""
+    host = Host(mark=2000 * MIB)
+    host.trim_takes_s = 2 * SLOW_TRIM_S
+    host.becomes(1000)
+    started = host.now
+    host.becomes(0)
+    assert host.now - started > 10 * TRIM_S and host.trims == 1
+    host.check_usage(TRIM_MAX_S)
+    assert host.trims == 2
+    host.becomes(2100)
+    assert host.refusal is not None
+    host.becomes(1000)
+    assert host.trims > 4 and host.refusal is None
+
+
 def test_one_node_that_is_short_is_enough_and_a_silent_one_holds_nobody_up() -> None:
     host = Host()
     host.hears(3, True)
@@ -291,7 +340,8 @@ class Given:
     def resident_bytes(self) -> int | None:
         return self.resident
 
-    def return_free_memory(self) -> None: ...
+    def return_free_memory(self) -> float:
+        return 0.0
 
 
 def short(cluster: Cluster, names: Iterable[str], resident: int = 500 * MIB) -> None:
@@ -340,6 +390,16 @@ async def test_a_leader_that_takes_much_in_looks_before_its_time(tmp_path: Path)
             assert await client.call(b"+1" + b" " * MIB, seq=seq) == (Status.OK, b"%d" % seq)
         await client.call(b"-1")
         assert refuses(node)
+
+
+async def test_a_node_looks_at_freed_memory_while_it_applies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Cluster(tmp_path, nodes=1) as cluster:
+        client, node = await cluster.client(), cluster.nodes["n1"]
+        looks: list[bool] = []
+        monkeypatch.setattr(node.memory, "freed", lambda: looks.append(node.group.applier.is_midway))
+        for seq in range(1, 51):
+            await client.call(b"+1", seq=seq)
+        assert any(looks)
 
 
 async def test_a_leader_hears_that_a_follower_is_short(tmp_path: Path) -> None:

@@ -270,6 +270,7 @@ class Replica:
                 lead=self._on_lead,
                 leader=self._on_leader,
                 applied=self._on_applied,
+                worked=self._node.freed_memory,
                 failed=self._on_failure,
                 snapshot_taken=lambda index, size_bytes: shared.observers.snapshot_taken(number, index, size_bytes),
                 membership_changed=self._on_membership,

@@ -425,6 +425,10 @@ class Member:
         """Compare the use of memory with the mark now, because much was received."""
         self.memory.check_usage()
 
+    def freed_memory(self) -> None:
+        """Work was done that may have freed memory. It goes back to the system."""
+        self.memory.freed()
+
     def memory_estimate(self) -> Estimate:
         """Returns the bytes of all states, logs and buffers of this node, by its own count."""
         total_bytes, has_state = self._peering.held_bytes(), True

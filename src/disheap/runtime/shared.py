@@ -73,5 +73,8 @@ class ReplicaNode(Protocol):
     def check_memory(self) -> None:
         """Compare the use of memory with the mark now."""
 
+    def freed_memory(self) -> None:
+        """Work was done that may have freed memory. It goes back to the system."""
+
     async def admin(self, request: dict[str, Any], group: int) -> dict[str, Any]:
         """Carry out an operator's request about a group. Raises `RequestError`."""

@@ -6,6 +6,7 @@ from tests.mutants.mutant import Mutant, Patch
 
 SESSIONS = "tests/runtime/test_sessions.py::"
 LOG = "tests/kernel/test_log.py::"
+MEMORY = "tests/runtime/test_memory.py::"
 DISCARDING = "tests/runtime/test_discarding.py::"
 
 MUTANTS = (
@@ -157,6 +158,30 @@ MUTANTS = (
             ),
         ),
         ("tests/client/test_leftovers.py::test_a_blocking_client_and_what_it_waited_for_free_themselves",),
+        simulated=False,
+    ),
+    Mutant(
+        "freed-memory-goes-back-once-a-second",
+        "after a purge of 800 MiB all of them go back to the system in one step, which stops the loop for 90 ms",
+        (Patch("disheap:MemoryWatch._wait_s", "return 0.0 if self._has_shrunk() else self._trim_s", "return TRIM_S"),),
+        (MEMORY + "test_what_is_freed_at_once_goes_back_in_steps",),
+        simulated=False,
+    ),
+    Mutant(
+        "freed-memory-looked-at-by-the-tick-alone",
+        "a gigabyte is freed between two ticks, and goes back to the system in one step",
+        (Patch("disheap:Applier.run", "                    self._worked()\n", ""),),
+        (
+            "tests/runtime/test_applying.py::test_work_is_told_of_once_in_a_while",
+            MEMORY + "test_a_node_looks_at_freed_memory_while_it_applies",
+        ),
+        simulated=False,
+    ),
+    Mutant(
+        "slow-trims-without-pause",
+        "free memory in a hundred thousand places is looked through again and again, for 80 ms each time",
+        (Patch("disheap:MemoryWatch._wait_s", "if self._trim_is_slow:", "if False:"),),
+        (MEMORY + "test_a_slow_trim_is_not_repeated_before_its_time_unless_memory_is_short",),
         simulated=False,
     ),
     Mutant(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -31,8 +32,9 @@ class MemorySource(Protocol):
         """The bytes that the process uses now; None if that is not known. It is asked ten times a second, so it must be
         cheap."""
 
-    def return_free_memory(self) -> None:
-        """Return memory to the operating system that the process has freed and its allocator keeps."""
+    def return_free_memory(self) -> float:
+        """Return memory to the operating system that the process has freed and its allocator keeps. Returns the seconds
+        of processor time that it took."""
 
 
 class ProcessMemory:
@@ -56,11 +58,15 @@ class ProcessMemory:
         except (OSError, ValueError, IndexError):
             return None
 
-    def return_free_memory(self) -> None:
+    def return_free_memory(self) -> float:
         """glibc keeps what lies below a block that is still in use, which is most of a drained queue. Measured: of 390
-        MiB it gave back 40 by itself, and 350 when asked. Takes about 0.1 ms for each MiB that goes back."""
-        if self._trim is not None:
-            self._trim(0)
+        MiB it gave back 40 by itself, and 350 when asked. Takes about 0.1 ms for each MiB that goes back. Takes
+        0.8 us for each free block of more than a page, also if its pages went back before."""
+        if self._trim is None:
+            return 0.0
+        started = time.thread_time()  # another process may have the processor meanwhile
+        self._trim(0)
+        return time.thread_time() - started
 
     def _machine(self) -> Iterator[int]:
         try:

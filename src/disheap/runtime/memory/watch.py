@@ -38,11 +38,14 @@ LEARN_SHARE = 0.1
 """Each look at a growing state moves the ratio by this share: it follows within a second."""
 RATIO_MIN, RATIO_MAX = 0.8, 2.0
 """The ratio stays in these bounds. Part of the process may be swapped out, and freed memory counts as used."""
-TRIM_SHARE, TRIM_MAX_BYTES = 1 / 16, 64 << 20
-"""Freed memory is given back if it comes to this share of the mark, or to so many bytes if that is less. At 0.1 ms for
-each MiB the loop then stands still for some milliseconds."""
+TRIM_SHARE, TRIM_MAX_BYTES = 1 / 16, 32 << 20
+"""Freed memory is given back if it comes to this share of the mark, or to so many bytes if that is less. While the
+state becomes smaller, that is after each such step. At 0.1 ms for each MiB the loop then stands still for 3 to 6 ms."""
 TRIM_S, TRIM_MAX_S = 1.0, 60.0
-"""Between two trims. One that returns little doubles the time, until the state has become smaller again."""
+"""Between two trims, if the state has not become smaller meanwhile. One that returns little doubles the time."""
+SLOW_TRIM_S = 0.025
+"""A trim that takes longer has found free memory in very many places. The next one takes as long, whatever it returns.
+So it comes after `TRIM_MAX_S`, unless the node is short of memory."""
 REUSABLE_SHARE = 1 / 4
 """Freed memory that the allocator cannot give back is used again first. At most this share of the mark counts so."""
 MIB = 1 << 20
@@ -91,6 +94,7 @@ class MemoryWatch:
         self._checked_at = float("-inf")
         self._trimmed_at = float("-inf")
         self._trim_s = TRIM_S
+        self._trim_is_slow = False
         self._trimmed_from = 0  # the highest use expected since
         self._others: dict[NodeId, tuple[float, bool]] = {}  # that are short: when they said so, whether exhausted
         self._reason = ""
@@ -118,6 +122,18 @@ class MemoryWatch:
         self.used_bytes = self._used()
         self._note_shortage()
         self.settle()
+
+    def freed(self) -> None:
+        """Work was done that may have freed memory: return it, before there is more than one step should return.
+        Called a thousand times a second at most. Takes about 10 microseconds."""
+        if not self.high_water_bytes:
+            return
+        estimate = self._host.memory_estimate()
+        self._estimated_bytes = estimate.total_bytes
+        self._trimmed_from = max(self._trimmed_from, self._expected())
+        if self._has_shrunk():
+            self._resident_bytes = self._source.resident_bytes()
+            self._trim_if_due(estimate.has_state)
 
     def heard(self, peer: NodeId, gossip: Gossip) -> None:
         """Take in what another node reports of its memory."""
@@ -174,24 +190,31 @@ class MemoryWatch:
     def _trim_if_due(self, has_state: bool) -> None:
         """Return freed memory to the operating system. The rest is reusable for new messages, if the machine estimates
         its state."""
-        now, expected, worth_it = (
-            self._clock.monotonic(),
-            self._expected(),
-            min(self.high_water_bytes * TRIM_SHARE, TRIM_MAX_BYTES),
-        )
+        now, expected = self._clock.monotonic(), self._expected()
         free = (self._resident_bytes or 0) - self._reusable_bytes - expected
         self._trimmed_from = max(self._trimmed_from, expected)
-        wait_s = TRIM_S if self._trimmed_from - expected > worth_it else self._trim_s
-        if free < worth_it or now - self._trimmed_at < wait_s:
+        if free < self._worth_it() or now - self._trimmed_at < self._wait_s():
             return
         self._trimmed_at, self._trimmed_from = now, expected
-        self._source.return_free_memory()
+        self._trim_is_slow = self._source.return_free_memory() > SLOW_TRIM_S
         before, self._resident_bytes = self._resident_bytes or 0, self._source.resident_bytes() or 0
         went_back = before - self._resident_bytes
         self._trim_s = TRIM_S if went_back >= free // 4 else min(2 * self._trim_s, TRIM_MAX_S)
         if self.is_short and has_state and expected < self._open_below():
             left = max(0, self._resident_bytes - expected)
             self._reusable_bytes = min(left, int(self.high_water_bytes * REUSABLE_SHARE))
+
+    def _worth_it(self) -> float:
+        return min(self.high_water_bytes * TRIM_SHARE, TRIM_MAX_BYTES)
+
+    def _has_shrunk(self) -> bool:
+        return self._trimmed_from - self._expected() >= self._worth_it()
+
+    def _wait_s(self) -> float:
+        """The seconds that have to lie between the last trim and the next."""
+        if self._trim_is_slow:
+            return self._trim_s if self.is_short else TRIM_MAX_S
+        return 0.0 if self._has_shrunk() else self._trim_s
 
     # --- what follows ---
 

@@ -19,15 +19,20 @@ from disheap.kernel.types import Entry
 
 SLICE_S = 0.01
 """A slice takes so long, and one command more."""
+LOOK_S = 0.001
+"""After so much work `worked` is called: in 10 ms, 1 GB may be freed."""
 
 
 class Applier:
-    """`begin` gives the steps of one entry: an iterator that does some of the work each time it is advanced."""
+    """`begin` gives the steps of one entry: an iterator that does some of the work each time it is advanced. `worked`
+    is called between two steps, once in a while."""
 
-    def __init__(self, clock: Clock, begin: Callable[[Entry], Iterator[None]]) -> None:
+    def __init__(self, clock: Clock, begin: Callable[[Entry], Iterator[None]], worked: Callable[[], None]) -> None:
         self.slice_s = SLICE_S
         self._clock = clock
         self._begin = begin
+        self._worked = worked
+        self._look_at = clock.monotonic()
         self._entries: deque[Entry] = deque()
         self._steps: Iterator[None] | None = None  # of the first entry, when it was begun
         self._waiting: list[Callable[[], None]] = []
@@ -55,7 +60,11 @@ class Applier:
             if self._steps is None:
                 self._steps = self._begin(self._entries[0])
             for _ in self._steps:
-                if self._clock.monotonic() >= until:
+                now = self._clock.monotonic()
+                if now >= self._look_at:
+                    self._look_at = now + LOOK_S
+                    self._worked()
+                if now >= until:
                     return finished
             self._steps = None
             finished.append(self._entries.popleft())

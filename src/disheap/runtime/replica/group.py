@@ -107,7 +107,7 @@ class Group:
         self._pump_due = self._is_pumping = False
         self._idle_flush = IdleFlush(clock)
         self._reads = Reads(raft)
-        self.applier = Applier(clock, self._steps)
+        self.applier = Applier(clock, self._steps, callbacks.worked)
         self.hasher = StateHasher(loop, self._view_state)
         self.snapshotter = Snapshotter(self, storage, disk, limits.snapshots)
         self._catch_up = CatchUp(self, storage, disk, limits.chunk_bytes, parts.fresh_sessions)

@@ -55,6 +55,8 @@ class GroupCallbacks(NamedTuple):
     """Another node leads, or nobody is known to."""
     applied: Callable[[], None]
     """A batch is applied."""
+    worked: Callable[[], None]
+    """Part of a batch is applied, and may have freed memory."""
     failed: Callable[[BaseException], None]
     """Called once, with the error that ends the group."""
     snapshot_taken: Callable[[Index, int], None]
