@@ -97,6 +97,18 @@ async def test_counters_count_what_their_names_say(tmp_path: Path) -> None:
         assert leader.group.counters.raft_leader_changes_total == changes + 1
 
 
+async def test_a_stall_of_the_loop_gives_no_transfer_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator was told that it was given up, and it went on all the same."""
+    async with Cluster(tmp_path) as cluster:
+        leader, loop = await cluster.wait_leader(), asyncio.get_running_loop()
+        asked = asyncio.ensure_future(leader.admin({"op": "transfer"}))
+        await asyncio.sleep(0)
+        time = loop.time
+        monkeypatch.setattr(loop, "time", lambda: time() + 1.0)
+        told = await asked
+        assert told["leader"] in [node.name for node in cluster.nodes.values() if node is not leader]
+
+
 async def test_a_client_that_is_gone_before_it_was_attached_is_detached(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

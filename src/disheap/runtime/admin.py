@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any, Protocol
 
 from disheap.config.node_config import NodeConfig
@@ -297,11 +296,8 @@ async def _transfer(node: AdminHost, replica: Replica, target: str) -> dict[str,
     if to == replica.group.raft.id:
         return {"leader": node.name}
     replica.group.transfer(to)
-    try:
-        async with asyncio.timeout(node.config.raft.election_timeout_ms / 1000 * 2):
-            await replica.wait_for_another_leader()
-    except TimeoutError:
-        raise Overloaded("the transfer was given up: the target did not catch up or did not answer") from None
+    if not await replica.wait_for_transfer():
+        raise Overloaded("the transfer was given up: the target did not catch up or did not answer")
     return {"leader": node.book.label(replica.group.leader)}
 
 

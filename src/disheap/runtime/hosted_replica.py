@@ -104,6 +104,7 @@ class Replica:
     def tick(self) -> None:
         """Every `tick_ms`."""
         self.group.tick()
+        self._leader_watch.tick()
         self.maintenance.tick()
         self.server.sweep()
         self._versions.raise_if_due(self.group)
@@ -142,6 +143,7 @@ class Replica:
 
     def _lifecycle_changed(self, before: State, now: State) -> None:
         log.debug("lifecycle", group=self.number, before=before.value, now=now.value)
+        self._leader_watch.note_change()
 
     async def _recover(self, follow: bool) -> Found:
         shared, raft = self._shared, self._shared.config.raft
@@ -314,6 +316,11 @@ class Replica:
     async def wait_for_another_leader(self) -> None:
         """Returns when another node leads the group, however long that takes."""
         await self._leader_watch.wait_for_another_leader()
+
+    async def wait_for_transfer(self) -> bool:
+        """Returns whether another node leads, when the transfer that was begun has ended."""
+        raft = self._shared.config.raft
+        return await self._leader_watch.wait_for_transfer(2 * raft.election_timeout_ms // raft.tick_ms)
 
     def describe(self) -> PeerGroup:
         """What peers are told of this replica when they meet."""

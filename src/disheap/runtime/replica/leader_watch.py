@@ -1,4 +1,5 @@
-"""Waiting for a leader: until one is known, and until another node leads. Does not decide who leads."""
+"""Waiting for a leader: until one is known, until another node leads, and until a transfer has ended. Does not decide
+who leads."""
 
 from __future__ import annotations
 
@@ -21,9 +22,15 @@ class LeaderWatch:
         self._group = group
         self._label = label
         self._changed = asyncio.Event()
+        self._ticks = 0
 
     def note_change(self) -> None:
         """Another node leads, or nobody is known to: all who wait look again."""
+        self._changed.set()
+
+    def tick(self) -> None:
+        """Every `tick_ms`, after the kernel's tick: that one may have given up a transfer."""
+        self._ticks += 1
         self._changed.set()
 
     async def wait_for_leader(self, timeout_s: float) -> str:
@@ -38,8 +45,26 @@ class LeaderWatch:
 
     async def wait_for_another_leader(self) -> None:
         """Returns when another node leads the group, however long that takes."""
-        while self._group().leads or self._group().leader == NOBODY:
+        while not self._has_another_leader():
             await self._wait_change()
+
+    async def wait_for_transfer(self, election_ticks: int) -> bool:
+        """Returns True when another node leads. Returns False when this one goes on to lead, or when nobody is known to
+        lead so many ticks after it stepped down. Time is counted in ticks, as the kernel counts it. After a stall of
+        the loop the clock says that it is late, though the transfer is still under way and may succeed."""
+        began = self._ticks
+        while not self._has_another_leader():
+            group = self._group()
+            if not group.is_running:
+                return False
+            if group.raft.is_leader:
+                if group.raft.transferee == NOBODY:
+                    return False
+                began = self._ticks
+            elif self._ticks - began >= election_ticks:
+                return False
+            await self._wait_change()
+        return True
 
     async def hand_over(self, timeout_s: float) -> None:
         """Hand leadership to the member that is best up to date, and wait for it to lead. Raises nothing: what goes
@@ -54,6 +79,9 @@ class LeaderWatch:
             log.warning(
                 "leadership cannot be handed over; the others will elect", group=self._number, reason=str(error)
             )
+
+    def _has_another_leader(self) -> bool:
+        return not self._group().leads and self._group().leader != NOBODY
 
     def _can_be_asked(self) -> bool:
         """Whether a leader is known. If it is this node, its server knows that, too, and takes commands."""
