@@ -88,6 +88,9 @@ class TlsListener:
                 self._dismiss(guest)
             elif guest.task is not None and not guest.link.made:
                 guest.task.cancel()
+        for sock in self._sockets:
+            if sock.fileno() >= 0:  # it may be closed twice
+                self._loop.remove_reader(sock)  # else asyncio accepts for a cancelled task, and logs an error
         for task in self._accepting:
             task.cancel()
         await asyncio.gather(*tasks, *self._accepting, return_exceptions=True)
