@@ -20,7 +20,7 @@ from disheap.testing.inspected import InspectedMember
 from disheap_filelog.filesystem import OsFilesystem
 from disheap_filelog.small_files import members
 from tests.cli.command_line import Ended, run
-from tests.support.nodes import Cluster
+from tests.support.nodes import Cluster, transfer
 from tests.support.wire import wait_until
 
 PLAIN = ("--set", "codec=none")
@@ -133,7 +133,7 @@ async def test_a_majority_that_is_lost_for_good_is_given_up_and_one_survivor_goe
         await wait_until(lambda: len(voters_of(node.group.applied.membership)) == 2, "n4 joins and gets a vote")
         await do(node, broker.Enqueue("jobs", NewMessage(b"goes on")))
         await cluster.wait_equal()
-        await node.admin({"op": "transfer", "target": "n4"})
+        await transfer(node, "n4")
         asked = await cluster.nodes["n4"].query(broker.encode(broker.Peek("jobs", 10)))
         found = broker.decode_reply.decode(asked).messages
         assert [bytes(one.payload) for one in found] == [b"0", b"1", b"2", b"goes on"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.nodes import Cluster
+from tests.support.nodes import Cluster, transfer
 from tests.support.wire import wait_until
 
 from disheap.errors import BackupLost, InvalidArgument, NotLeader, Overloaded
@@ -73,7 +73,7 @@ async def test_a_backup_goes_on_when_another_node_leads_and_takes_snapshots(tmp_
         page = await node.admin({"op": "backup-read", "backup": number, "offset": 0})
         while not page["ready"]:
             page = await node.admin({"op": "backup-read", "backup": number, "offset": 0})
-        await node.admin({"op": "transfer", "target": ""})
+        await transfer(node)
         with pytest.raises(NotLeader):
             await begun(node)
         for _ in range(3):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from tests.support.nodes import Cluster, TestRegistry
+from tests.support.nodes import Cluster, TestRegistry, transfer
 from tests.support.wire import wait_until
 
 from disheap.config.node_config import Limits
@@ -41,7 +41,7 @@ async def test_a_session_that_leadership_took_away_leaves_no_connection_behind(t
         for _ in range(2):
             leader = await cluster.wait_leader()
             await leader.apply(b"+1")
-            await leader.admin({"op": "transfer"})
+            await transfer(leader)
             with pytest.raises(NotLeader):
                 await leader.apply(b"+1")
         for node in cluster.nodes.values():

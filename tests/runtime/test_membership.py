@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.support.nodes import FAST, Cluster, Node, TestRegistry
+from tests.support.nodes import FAST, Cluster, Node, TestRegistry, transfer
 from tests.support.wire import wait_until
 
 import disheap
@@ -435,7 +435,7 @@ async def test_a_member_that_was_away_hears_a_leader_that_it_has_never_met(tmp_p
         await wait_until(
             lambda: cluster.nodes["n4"].group.raft.id in voters_of(leader.group.applied.membership), "votes"
         )
-        await leader.admin({"op": "transfer", "target": "n4"})
+        await transfer(leader, "n4")
         last = cluster.nodes["n4"]
         await wait_until(lambda: last.group.leads, "the new one leads")
         await last.apply(b"+1")
@@ -510,7 +510,7 @@ async def test_a_removed_node_that_leads_another_group_gives_it_up(tmp_path: Pat
         gone = next(node for node in cluster.nodes.values() if node is not leader)
         for node in cluster.nodes.values():
             if node.replica(1).group.leads and node is not gone:
-                await node.admin({"op": "transfer", "target": gone.name}, 1)
+                await transfer(node, gone.name, 1)
         await wait_until(lambda: gone.replica(1).group.leads, "it leads the second group")
         await leader.membership.change("remove", gone.name)
         await wait_until(lambda: gone.membership.is_removed, "it is told when no group has it")

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.support.nodes import Cluster
+from tests.support.nodes import Cluster, transfer
 from tests.support.wire import WireClient, wait_until
 
 from disheap.config.node_config import Limits, NodeConfig, RaftConfig
@@ -92,7 +92,7 @@ async def test_counters_count_what_their_names_say(tmp_path: Path) -> None:
         await client.call(b"not a command")
         assert leader.group.counters.raft_failed_entries_total == before + 1
         changes = leader.group.counters.raft_leader_changes_total
-        await leader.admin({"op": "transfer"})
+        await transfer(leader)
         await wait_until(lambda: leader.group.leader != 0, "it follows the next")
         assert leader.group.counters.raft_leader_changes_total == changes + 1
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,13 +13,14 @@ from typing import Any
 import msgspec
 
 from disheap.config.node_config import Limits, MemberConfig, NodeConfig, RaftConfig
+from disheap.errors import Overloaded
 from disheap.interfaces import Transport, TransportContext
 from disheap.plugins.registry import Registry
 from disheap.protocol.handshake import SUPPORTED, Versions
 from disheap.testing.counter import CounterMachine
 from disheap.testing.inspected import InspectedMember as Node
 from tests.support.relay import Relay
-from tests.support.wire import WireClient, wait_until
+from tests.support.wire import PATIENCE_S, WireClient, wait_until
 
 FAST = RaftConfig(tick_ms=10, heartbeat_ms=20, election_timeout_ms=150, commit_timeout_ms=10)
 
@@ -139,3 +141,11 @@ class Cluster:
         hashes = {node.group.sessions.state_hash() for node in self.nodes.values()}
         assert len(hashes) == 1, "the replicas differ"
         return hashes.pop()
+
+
+async def transfer(node: Node, target: str = "", group: int = 0) -> dict[str, Any]:
+    """Hand leadership over. A transfer that was given up is asked for again, as its error says."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            with suppress(Overloaded):
+                return await node.admin({"op": "transfer", "target": target}, group)
