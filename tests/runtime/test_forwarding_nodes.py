@@ -63,7 +63,7 @@ async def lead(cluster: Cluster, name: str, group: int) -> None:
         if before.name == name:
             return
         before.replicas[group].group.transfer(target)
-        await before.replicas[group].wait_for_another_leader()
+        await before.replicas[group].wait_for_transfer()  # which may be given up
     raise AssertionError(f"{name} does not lead group {group}")
 
 

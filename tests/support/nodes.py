@@ -4,11 +4,11 @@ restarted."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -22,6 +22,7 @@ from disheap.testing.inspected import InspectedMember as Node
 from tests.support.relay import Relay
 from tests.support.wire import PATIENCE_S, WireClient, wait_until
 
+T = TypeVar("T")
 FAST = RaftConfig(tick_ms=10, heartbeat_ms=20, election_timeout_ms=150, commit_timeout_ms=10)
 
 
@@ -144,8 +145,13 @@ class Cluster:
 
 
 async def transfer(node: Node, target: str = "", group: int = 0) -> dict[str, Any]:
-    """Hand leadership over. A transfer that was given up is asked for again, as its error says."""
+    """Hand leadership over, until it is taken over."""
+    return await repeated(lambda: node.admin({"op": "transfer", "target": target}, group))
+
+
+async def repeated(ask: Callable[[], Awaitable[T]]) -> T:
+    """What was asked for, of a node that may be overloaded: it is asked again, as its error says."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             with suppress(Overloaded):
-                return await node.admin({"op": "transfer", "target": target}, group)
+                return await ask()
