@@ -20,6 +20,7 @@ from disheap.runtime.clocks import clock_check, member_clocks
 from disheap.runtime.clocks.clock_check import ClockCheck
 from disheap.runtime.clocks.log_clock import LogClock, SystemClock
 from disheap.runtime.clocks.member_clocks import MemberClocks
+from disheap.runtime.clocks.timekeeping import Timekeeper
 
 ONE, TWO, THREE = NodeId(1), NodeId(2), NodeId(3)
 THREE_VOTERS = (ONE, TWO, THREE)
@@ -149,6 +150,30 @@ def test_log_time_keeps_the_monotonic_pace_when_the_clock_is_not_believed() -> N
     clock.pass_ms(1000, wall_ms=3_600_000)
     assert log_clock.now_ms() == 1_000_000 + 1000
     assert log_clock.begin_term(2_000_000, follows_wall=False) == 0
+
+
+@pytest.mark.parametrize(
+    ("ahead", "expected"),
+    [
+        ((-10 * YEAR_MS, -10 * YEAR_MS + 5), -10 * YEAR_MS + 5),  # ours was set ahead since we asked for votes
+        ((-10 * YEAR_MS, None), -10 * YEAR_MS),  # the lower one of two
+        ((7, None), 0),
+        ((0, 0), 0),
+    ],
+)
+async def test_a_log_begins_at_the_clock_of_the_members(ahead: tuple[int | None, ...], expected: int) -> None:
+    """Seed 1796034253: an empty log has no time to go on from, and the clock jumped just before the election."""
+    checked = Checked(0).others(*ahead)
+    keeper = Timekeeper(checked.clock, asyncio.get_running_loop(), checked.check, 0, list)
+    assert keeper.begin(THREE_VOTERS) == 0
+    assert keeper.now_ms() == NOW_MS + expected
+
+
+async def test_a_log_goes_on_at_its_own_time_if_our_clock_is_not_believed() -> None:
+    checked = Checked(NOW_MS - WEEK_MS).others(-10 * YEAR_MS, -10 * YEAR_MS)
+    keeper = Timekeeper(checked.clock, asyncio.get_running_loop(), checked.check, NOW_MS - WEEK_MS, list)
+    assert keeper.begin(THREE_VOTERS) == 0
+    assert keeper.now_ms() == NOW_MS - WEEK_MS
 
 
 # --- whole nodes -----------------------------------------------------------------------------------------------------

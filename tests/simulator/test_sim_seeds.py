@@ -60,6 +60,7 @@ REGRESSIONS_OF_CHANGES = {
     (1796010739, 1): "a node had moved, its snapshot was damaged, and neither it nor the others found each other",
     (1796023383, 3): "a check took the terms that a node learned when it joined for a stranger's",
     (1796031317, 1): "a leader whose log had been repaired told its clients of the first members alone",
+    (1796034253, 1): "the clock of a node jumped just before its first election, and the log began ten years ahead",
     (1796033335, 1): "the simulator gave up a node that had been let in, when the time for outsiders was over",
     (1796023385, 1): "the simulator read the term of a node that an upgrade had ended in the same moment",
 }

@@ -7,6 +7,7 @@ from tests.mutants.mutant import Mutant, Patch
 
 CLUSTER = "tests/runtime/test_cluster.py::"
 CLOCKS = "tests/runtime/test_clocks.py::"
+CHECK = "tests/runtime/test_clock_check.py::"
 SESSIONS = "tests/runtime/test_sessions.py::"
 CONTRACT = "tests/plugins/test_contract_check.py::"
 GROUP = "tests/runtime/test_order.py::"
@@ -327,12 +328,19 @@ MUTANTS = (
         (
             Patch(
                 "disheap:LogClock.begin_term",
-                "self._time_ms = float(max(last_time_ms, wall_ms))",
-                "self._time_ms = float(wall_ms)",
+                "float(max(last_time_ms, self._clock.wall_ms() if follows_wall else first_ms))",
+                "float(self._clock.wall_ms() if follows_wall else first_ms)",
             ),
         ),
         (CLOCKS + "test_a_term_begins_at_the_wall_clock_or_the_log_whichever_is_later",),
         pitfall=25,
+    ),
+    Mutant(
+        "empty-log-begins-at-a-wrong-clock",
+        "the clock of a node jumps just before it is elected for the first time, and log time begins years ahead",
+        (Patch("disheap:LogClock.begin_term", "others_ms if not", "self._clock.wall_ms() if not"),),
+        (CHECK + "test_a_log_begins_at_the_clock_of_the_members",),
+        simulated=False,
     ),
     Mutant(
         "time-stands-still-without-commands",

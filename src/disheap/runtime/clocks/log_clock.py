@@ -36,12 +36,12 @@ class LogClock:
         self._time_ms = 0.0
         self._read_at = 0.0
 
-    def begin_term(self, last_time_ms: int, follows_wall: bool = True) -> int:
-        """Start a term as leader after a log that ends at `last_time_ms`. Returns the jump (ms) that the log makes."""
+    def begin_term(self, last_time_ms: int, follows_wall: bool = True, others_ms: int = 0) -> int:
+        """Start a term as leader after a log that ends at `last_time_ms`. Returns the jump (ms) that the log makes. An
+        empty log has no time to go on from. If the wall clock is not believed, such a log begins at `others_ms`."""
         self.follows_wall = follows_wall
-        starts_at_wall = follows_wall or not last_time_ms  # an empty log has no time to go on from
-        wall_ms = self._clock.wall_ms() if starts_at_wall else 0
-        self._time_ms = float(max(last_time_ms, wall_ms))
+        first_ms = others_ms if not last_time_ms else 0
+        self._time_ms = float(max(last_time_ms, self._clock.wall_ms() if follows_wall else first_ms))
         self._read_at = self._clock.monotonic()
         return int(self._time_ms) - last_time_ms if last_time_ms else 0
 

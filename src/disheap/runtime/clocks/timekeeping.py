@@ -49,9 +49,10 @@ class Timekeeper:
 
     def begin(self, voters: Sequence[NodeId]) -> int:
         """This node leads from now on. Returns by how many milliseconds log time jumps. It jumps to a wall clock only
-        if that is believed."""
+        if that is believed. It was when this node asked for votes, but may have been set since."""
         self._leads, self._under_way = True, False
-        return self._log_clock.begin_term(self._newest_ms, not self._check.objection(voters))
+        is_believed = not self._check.objection(voters)
+        return self._log_clock.begin_term(self._newest_ms, is_believed, self._check.others_ms(voters))
 
     def judge_clock(self, voters: Sequence[NodeId]) -> bool:
         """Returns whether our clock is believed, so that this node may ask to lead. On the leader, log time follows a
