@@ -62,8 +62,8 @@ class ClockCheck:
         return "" if self.ahead_ms() <= self._max_clock_jump_ms else self._find_objection(voters)
 
     def others_ms(self, voters: Sequence[NodeId]) -> int:
-        """Returns what the wall clocks of the voters show, as far as they are known: the median, or the lower one of
-        the two in the middle. Our own clock is one of them."""
+        """Returns the median of the voters' wall clocks, as far as they are known, our own among them. Of two in the
+        middle it is the lower one."""
         differ_ms = [self._members.differs_ms(voter) for voter in voters if voter != self._own]
         known_ms = sorted([0.0, *(ms for ms in differ_ms if ms != float("inf"))])
         return self._clock.wall_ms() + int(known_ms[(len(known_ms) - 1) // 2])
