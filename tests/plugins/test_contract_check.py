@@ -194,3 +194,17 @@ def test_disheap_plugins_shows_a_refused_one_with_its_reason(
     rows = json.loads(run_process("plugins", "--json", environ={"PYTHONPATH": path}).out)["plugins"]
     (row,) = [row for row in rows if row["distribution"] == "odd"]
     assert (row["kind"], row["name"]) == ("codec", "red") and "open_stream" in row["error"]
+
+
+def test_a_contract_may_change_while_a_class_is_compared_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clients of several threads check the same plugin at once, and Python adds attributes to protocols meanwhile."""
+
+    class Watching(type):
+        def __getattribute__(cls, name: str) -> Any:
+            if name == "new_stream":
+                monkeypatch.setattr(interfaces.Codec, "added_meanwhile", 1, raising=False)
+            return super().__getattribute__(name)
+
+    plain = shipped("codec")
+    assert find_fault("codec", Watching("Mine", (plain,), {})) == ""
+    assert interfaces.Codec.added_meanwhile == 1  # type: ignore[attr-defined]

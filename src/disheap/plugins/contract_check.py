@@ -163,7 +163,7 @@ def _method_faults(plugin: type[Any], contract: type[Any]) -> Iterator[str]:
 
 
 def _methods(contract: type[Any]) -> Iterator[tuple[str, Callable[..., Any]]]:
-    for name, member in vars(contract).items():
+    for name, member in list(vars(contract).items()):  # Python adds to it, and other threads compare as well
         value = member.__func__ if isinstance(member, classmethod) else member
         is_own = inspect.isfunction(value) and value.__module__ == contract.__module__  # not what Protocol adds
         if is_own and (name == "__init__" or not name.startswith("_")):
