@@ -65,6 +65,10 @@ class ChannelConnection(Protocol):
     def command_bytes(self) -> int:
         """The longest command that the node takes."""
 
+    @property
+    def priority_sign(self) -> int:
+        """1 if larger priorities go first, -1 if smaller ones do."""
+
     def call(self, command: broker.Command, timeout_s: float | None = None) -> Any:
         """Sends a command and returns its reply."""
 
@@ -181,7 +185,7 @@ class Channel(base.StdChannel):
         routing_key = routing_key or ""
         new = broker.NewMessage(
             messages.encode(message, exchange or "", routing_key),
-            messages.checked_priority(message.priority),
+            messages.checked_priority(message.priority, self._open_connection.priority_sign),
             delay_ms(message.due_s),
             messages.expires_ms(message.properties),
         )
@@ -260,7 +264,7 @@ class Channel(base.StdChannel):
             self._open_connection.ack([(push.id, push.epoch)])
         elif push.epoch:  # not of a no-ack get, whose message is gone already
             self._unacked[delivery_tag] = (push.id, push.epoch)
-        return messages.to_message(push, delivery_tag, consumer_tag, self)
+        return messages.to_message(push, delivery_tag, consumer_tag, self, self._open_connection.priority_sign)
 
     def message_to_python(self, raw_message: Message) -> Message:
         """What callbacks get is kombu's message already."""

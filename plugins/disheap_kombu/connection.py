@@ -40,11 +40,14 @@ APPLIED_TIMEOUT_S = 2.0
 class Connection(SessionEvents):
     """What kombu calls a connection: one session of a blocking client, with its channels."""
 
-    def __init__(self, client: BlockingClient, owner: Any, unconfirmed: Unconfirmed | None = None) -> None:
+    def __init__(
+        self, client: BlockingClient, owner: Any, unconfirmed: Unconfirmed | None = None, priority_sign: int = 1
+    ) -> None:
         """`owner` is kombu's `Connection`. `unconfirmed` has the publishes under way in the client's session from
-        before."""
+        before. `priority_sign` is -1 if the application's smaller priorities go first."""
         super().__init__(client)
         self.client = owner  # kombu's name
+        self.priority_sign = priority_sign
         self._session = client.session_id  # in which kombu declares what it then takes for granted
         self._channels: dict[int, Channel] = {}
         self._channel_ids = count(1)

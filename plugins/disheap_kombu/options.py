@@ -44,6 +44,21 @@ KOMBU_OPTIONS = frozenset(
 )
 """What kombu reads itself, and the retry policy of a publish, which it writes into the transport options. Publishes are
 confirmed always."""
+PRIORITY_ORDER = "priority_order"
+PRIORITY_SIGNS = {"amqp": 1, "redis": -1}
+"""What the option `priority_order` may be. In AMQP the larger number goes first, with Redis the smaller one."""
+
+
+def priority_sign(options: dict[str, Any]) -> int:
+    """Returns what the application's priorities are multiplied with, so that the larger one goes first. Raises
+    `ConfigError`."""
+    order = options.get(PRIORITY_ORDER) or "amqp"
+    if order not in PRIORITY_SIGNS:
+        raise ConfigError(
+            f"broker_transport_options: {PRIORITY_ORDER} is 'amqp' (the larger number first, the default) or 'redis' "
+            f"(the smaller number first), not {order!r}"
+        )
+    return PRIORITY_SIGNS[order]
 
 
 def broker_url(owner: Any, scheme: str) -> str:
@@ -80,9 +95,10 @@ def _transport_options(options: dict[str, Any]) -> dict[str, Any]:
         if key in known or key.startswith(urls.PLUGIN_PREFIX):
             if value is not None:
                 taken[key] = str(value).lower() if isinstance(value, bool) else value
-        elif key not in KOMBU_OPTIONS:
-            near = difflib.get_close_matches(key, known, n=1)
-            guess = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+        elif key not in KOMBU_OPTIONS and key != PRIORITY_ORDER:
+            names = (*known, PRIORITY_ORDER)
+            near = difflib.get_close_matches(key, names, n=1)
+            guess = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(names)}"
             warnings.warn(f"broker_transport_options: {key!r} has no effect with disheap{guess}", stacklevel=2)
     return taken
 

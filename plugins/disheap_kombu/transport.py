@@ -24,7 +24,7 @@ from disheap_kombu import failures, node_address
 from disheap_kombu.channel import Channel
 from disheap_kombu.connection import Connection
 from disheap_kombu.labels import default_label
-from disheap_kombu.options import broker_url
+from disheap_kombu.options import broker_url, priority_sign
 from disheap_kombu.publishing.unconfirmed import resume, suspend
 from disheap_kombu.reading.eventloop import HubAdapter
 
@@ -68,6 +68,7 @@ class Transport(base.Transport):
         owner = self.client
         owner.cycle = None  # the alternates are seeds of the one client, and it finds the leader itself
         url = urls.parse(broker_url(owner, self.scheme))
+        sign = priority_sign(owner.transport_options or {})
         if not url.label:
             url = replace(url, label=default_label())
         kept = resume(owner, url)
@@ -82,7 +83,7 @@ class Transport(base.Transport):
             raise failures.translated(error) from error
         node_address.note_node(owner, client.address)
         client.take_pushes()  # a client that was kept may say here that its session has lapsed; nobody consumes yet
-        return Connection(client, owner, kept.unconfirmed if kept else None)
+        return Connection(client, owner, kept.unconfirmed if kept else None, sign)
 
     def close_connection(self, connection: Connection) -> None:
         """Ends the connection and its session."""

@@ -121,6 +121,22 @@ def test_the_larger_priority_goes_first_and_equals_keep_their_order(connection, 
     assert [m.properties["priority"] for m in got] == sorted(priorities, reverse=True)
 
 
+def test_in_redis_order_the_smaller_priority_goes_first(node, connection, name):
+    queue = declared(connection, name)
+    options = {"priority_order": "redis"}
+    priorities = [9, 0, 3, 3, -1, broker.PRIORITY_MAX, -broker.PRIORITY_MAX]
+    with Connection(node.url, transport_options=options) as from_redis:
+        for number, priority in enumerate(priorities):
+            Producer(from_redis).publish(number, routing_key=name, priority=priority)
+        Producer(from_redis).publish("urgent", routing_key=name)  # without a priority: 0, as in Redis
+        got = receive(from_redis, [queue(from_redis)], len(priorities) + 1, prefetch=1)
+        with pytest.raises(PreconditionFailed, match="the smaller goes first"):
+            Producer(from_redis).publish(1, routing_key=name, priority=-(1 << 63))
+    assert bodies(got) == [6, 4, 1, "urgent", 2, 3, 0, 5]
+    told = [(m.properties["priority"], m.delivery_info["priority"]) for m in got]
+    assert told == [(p, p) for p in sorted([*priorities, 0])], "a retry copies it"
+
+
 def test_a_priority_out_of_range_raises_and_nothing_is_queued(connection, name):
     queue = declared(connection, name)
     with pytest.raises(PreconditionFailed, match="out of range"):

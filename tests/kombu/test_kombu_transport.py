@@ -10,7 +10,7 @@ from kombu.exceptions import OperationalError
 
 from disheap import errors
 from disheap_kombu import failures, node_address
-from disheap_kombu.options import broker_url
+from disheap_kombu.options import broker_url, priority_sign
 from disheap_kombu.transport import Transport
 from kombu import Connection
 
@@ -226,3 +226,9 @@ def test_a_publish_of_unknown_outcome_is_recoverable_and_says_what_it_is(error):
 def test_a_worker_starts_its_consumer_again_where_a_publish_failed(error):
     """Celery ends a worker with "Unrecoverable error" for whatever is none of these."""
     assert isinstance(failures.translated(error, publishing=True), Transport.connection_errors)
+
+
+def test_an_order_of_priorities_that_is_not_known_is_refused():
+    with pytest.raises(errors.ConfigError, match=r"'amqp' \(the larger number first.* not 'rabbit'"):
+        priority_sign({"priority_order": "rabbit"})
+    assert [priority_sign({"priority_order": order}) for order in (None, "amqp", "redis")] == [1, 1, -1]

@@ -162,17 +162,19 @@ def decode(payload: bytes) -> Payload:
         return Payload(payload, PLAIN_TYPE, PLAIN_ENCODING, "", "", {}, {})
 
 
-def to_message(push: broker.Deliver, delivery_tag: int, consumer_tag: str | None, channel: Any) -> Message:
+def to_message(
+    push: broker.Deliver, delivery_tag: int, consumer_tag: str | None, channel: Any, priority_sign: int = 1
+) -> Message:
     """A delivery as kombu's own message. `consumer_tag` is None for one that was asked for (basic.get)."""
     payload = decode(push.payload)
-    properties = payload.properties
-    properties["priority"] = push.priority
+    properties, priority = payload.properties, push.priority * priority_sign
+    properties["priority"] = priority
     info = {
         "delivery_tag": delivery_tag,
         "redelivered": push.attempts > 1,
         "exchange": payload.exchange,
         "routing_key": payload.routing_key,
-        "priority": push.priority,
+        "priority": priority,
     }
     if consumer_tag is not None:
         info["consumer_tag"] = consumer_tag
@@ -207,11 +209,13 @@ def duration_ms(value: int, name: str) -> int:
     return value
 
 
-def checked_priority(priority: Any) -> int:
-    """Any signed 64-bit integer, the larger first. Nothing is clamped: a priority that cannot be kept is an error."""
-    if not isinstance(priority, int) or not broker.PRIORITY_MIN <= priority <= broker.PRIORITY_MAX:
+def checked_priority(priority: Any, sign: int = 1) -> int:
+    """Any signed 64-bit integer, the larger first. With a `sign` of -1 the smaller goes first, and becomes the larger
+    one here. Nothing is clamped: a priority that cannot be kept is an error."""
+    lowest, highest = sorted((broker.PRIORITY_MIN * sign, broker.PRIORITY_MAX * sign))
+    if not isinstance(priority, int) or not lowest <= priority <= highest:
         raise PreconditionFailed(
-            f"priority {priority!r} is out of range: it is a whole number from {broker.PRIORITY_MIN} to "
-            f"{broker.PRIORITY_MAX}, and the larger goes first"
+            f"priority {priority!r} is out of range: it is a whole number from {lowest} to {highest}, and the "
+            f"{'larger' if sign > 0 else 'smaller'} goes first"
         )
-    return priority
+    return priority * sign

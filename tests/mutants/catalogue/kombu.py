@@ -348,4 +348,11 @@ MUTANTS = (
         (DELAYS + "test_a_repetition_is_recognized_though_its_delay_is_shorter",),
         simulated=False,
     ),
+    Mutant(
+        "redis-order-is-not-told-back",
+        "with priorities in Redis' order, a retry copies the negated priority, and is as late as it was urgent",
+        (Patch("disheap_kombu:to_message", "push.priority * priority_sign", "push.priority"),),
+        ("tests/kombu/test_kombu_node.py::test_in_redis_order_the_smaller_priority_goes_first",),
+        simulated=False,
+    ),
 )
