@@ -99,6 +99,19 @@ def test_to_free_large_messages_is_more_work() -> None:
     assert driver.machine.work_done() - before >= COUNT * MIB // BYTES_PER_RECORD
 
 
+@pytest.mark.parametrize("size", [1, 5_000, 200_000])
+def test_what_was_dropped_is_not_counted_any_more(size: int) -> None:
+    driver, count = Driver(), 2 * FREED_BYTES_PER_CALL // 200_000
+    driver.do(CreateTopic("jobs", TopicSettings(max_messages=count, overflow="drop")))
+    driver.do(EnqueueMany("jobs", [NewMessage(b"")] * count))
+    empty = driver.machine.memory_bytes()
+    for number in range(count):
+        driver.do(Enqueue("jobs", NewMessage(bytes([number % 256]) * size)))
+    driver.do(EnqueueMany("jobs", [NewMessage(b"")] * count))
+    driver.work_off(PLENTY)
+    assert driver.machine.memory_bytes() == empty
+
+
 def test_a_body_that_other_messages_share_is_freed_with_the_last_of_them() -> None:
     driver = Driver()
     driver.do(CreateExchange("all", "fanout"))

@@ -13,6 +13,7 @@ import gc
 import time
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -67,6 +68,27 @@ def many_patterns() -> Driver:
         parts = ["a" if number >> place & 1 else "*" for place in range(11)]
         driver.do(broker.Bind("e", "t", ".".join(["#", *parts, "a", "#", "b"])))
     return driver
+
+
+def full_of_large(count: int, payload_bytes: int) -> Driver:
+    driver = Driver()
+    driver.do(broker.CreateTopic("q", TopicSettings(max_messages=count, overflow="drop")))
+    for number in range(count):
+        driver.do(broker.Enqueue("q", NewMessage(bytes([number % 256]) * payload_bytes, number % 7)))
+    return driver
+
+
+def purged_large(count: int, payload_bytes: int) -> Driver:
+    driver = full_of_large(count, payload_bytes)
+    driver.do(broker.Purge("q"))
+    return driver
+
+
+LARGE = (
+    (490, 8 << 20, "490 messages of 8 MiB"),
+    (3000, 1 << 20, "3,000 messages of 1 MiB"),
+    (10_000, 200_000, "10,000 messages of 200 KB"),
+)
 
 
 def filled(count: int = MANY, payload_bytes: int = 1) -> Driver:
@@ -297,6 +319,14 @@ CASES = [
         lambda: full_topic(5000),
         broker.EnqueueMany("q", [NewMessage(b"x", 9, 0, 20_000 - number) for number in range(MANY)]),
     ),
+    *(
+        Case(
+            f"a full topic that drops {name}",
+            partial(full_of_large, count, payload_bytes),
+            broker.EnqueueMany("q", [NewMessage(b"x", 9)] * count),
+        )
+        for count, payload_bytes, name in LARGE
+    ),
     Case("an empty topic, with 20,000 headers", lambda: filled(1), broker.EnqueueMany("q", [WITH_HEADERS] * MANY)),
     Case("an empty topic, with 256 headers of 16 KiB", lambda: filled(1), broker.Enqueue("q", LARGEST)),
     Case("1,500 full topics that drop", full_for_batch, broker.Batch(ENQUEUES)),
@@ -327,6 +357,10 @@ CASES = [
     Case("20 messages of 1 MiB", lambda: filled(20, 1 << 20), broker.Peek("q", 1000)),
     Case("10,000 messages", filled, broker.Pop("q", MANY)),
     Case("10,000 messages", filled, broker.Purge("q")),
+    *(
+        Case(name, partial(purged_large, count, payload_bytes), "free by 500 units")
+        for count, payload_bytes, name in LARGE
+    ),
     Case("a group of 256 consumers", attached_group, broker.SetCredit(0, broker.CREDIT_MAX, 0, 1)),
     *(
         Case(state, build, command)
@@ -380,6 +414,8 @@ def carry_out(driver: Driver, case: Case) -> tuple[bytes, Any]:
                 return b"", machine.session_detached(1)
             case "EXPIRE":
                 return b"", machine.session_expired(1)
+            case "free by 500 units":
+                return b"", machine.advance(driver.now, 500)[1]
             case "advance by 500 units":
                 driver.do(broker.Subscribe("q", broker.CREDIT_MAX))
                 return b"", machine.advance(driver.now, 500)[1]

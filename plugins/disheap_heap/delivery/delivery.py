@@ -391,7 +391,7 @@ def _drop_ready(state: State, topic: Topic, messages: list[Message]) -> None:
     if state.views:
         keep_dropped(state, messages)
     if size >= LARGE_BYTES:
-        free_within_bound(state, messages)
+        free_within_bound(state, messages, size)
     if topic.arrivals.chunks:
         for _ in range(sweeps):
             _sweep_ids(state, topic)
@@ -418,7 +418,7 @@ def drop_message(state: State, message: Message) -> None:
         body_bytes = 0 if id(body) in state.copies else len(body)
         keep_message_bytes(state, message.id, DROPPED_BYTES + body_bytes)
     if len(body) >= LARGE_BYTES:
-        free_within_bound(state, (message,))
+        free_within_bound(state, (message,), len(body))
 
 
 def drop_all_waiting(state: State, topic: Topic) -> int:

@@ -7,33 +7,53 @@ drops is kept here, and freed as postponed work (`work.free_some`). Nobody can s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from disheap_heap.settings import BYTES_PER_RECORD
 from disheap_heap.state.messages import Message, SharedMessage
 from disheap_heap.state.state import Dropped, State
 
-LARGE_BYTES = 16 << 10
-"""Smaller payloads are not counted. A call drops at most 10,000 of them, or 160 MiB that stay with the allocator."""
+LARGE_BYTES = 4 << 10
+"""Smaller payloads are not counted. A call drops at most 10,000 of them, or 40 MiB that stay with the allocator."""
 
 
-def free_within_bound(state: State, messages: Iterable[Message]) -> None:
-    """Called when messages were dropped and uncounted. Keeps those that this call must not free any more."""
-    for message in messages:
-        size = len(message.body)
-        if size < LARGE_BYTES or (type(message) is SharedMessage and id(message.body) in state.copies):
-            continue
-        state.units += size // BYTES_PER_RECORD
-        if state.free_bytes_left > 0:
-            state.free_bytes_left -= size
-            continue
-        if not state.unfreed or not isinstance(state.unfreed[-1], Dropped):
-            state.unfreed.append(Dropped([]))
-        kept = state.unfreed[-1]
-        assert isinstance(kept, Dropped)
-        kept.messages.append(message)
-        state.purged_messages += 1
-        state.purged_bytes += size
+def free_within_bound(state: State, messages: Sequence[Message], size: int) -> None:
+    """Called when messages whose bodies have so many bytes together were dropped and uncounted. Keeps those that this
+    call must not free any more, in one step if it can."""
+    for place, message in enumerate(messages):  # noqa: B007 - used behind the loop
+        if state.free_bytes_left <= 0:
+            break
+        one_size = len(message.body)
+        size -= one_size
+        if one_size >= LARGE_BYTES and not _is_shared(state, message):
+            state.units += one_size // BYTES_PER_RECORD
+            state.free_bytes_left -= one_size
+    else:
+        return
+    rest = messages[place:]
+    if not any(type(message) is SharedMessage for message in rest):
+        _keep(state, rest, size)
+        return
+    for message in rest:
+        if not _is_shared(state, message):
+            _keep(state, (message,), len(message.body))
+
+
+def _is_shared(state: State, message: Message) -> bool:
+    """Whether other messages still have its body."""
+    return type(message) is SharedMessage and id(message.body) in state.copies
+
+
+def _keep(state: State, messages: Sequence[Message], size: int) -> None:
+    """Keeps messages of so many bytes together, to be freed as postponed work."""
+    if not state.unfreed or not isinstance(state.unfreed[-1], Dropped):
+        state.unfreed.append(Dropped([]))
+    kept = state.unfreed[-1]
+    assert isinstance(kept, Dropped)
+    kept.messages.extend(messages)
+    state.units += size // BYTES_PER_RECORD
+    state.purged_messages += len(messages)
+    state.purged_bytes += size
 
 
 def free_one(state: State, dropped: Dropped) -> int:

@@ -1053,8 +1053,15 @@ MUTANTS = (
     Mutant(
         "dropped-payloads-are-freed-at-once",
         "one command that drops gigabytes from a full topic stops the loop for 240 ms",
-        (Patch("disheap_heap:free_within_bound", "        if state.free_bytes_left > 0:\n", "        if True:\n"),),
+        (Patch("disheap_heap:free_within_bound", "        if state.free_bytes_left <= 0:\n", "        if False:\n"),),
         ("tests/heap/test_dropped.py::test_a_call_frees_a_bounded_number_of_bytes",),
+        simulated=False,
+    ),
+    Mutant(
+        "dropped-bytes-counted-twice",
+        "a node that dropped gigabytes believes that it still holds them, and takes nothing any more",
+        (Patch("disheap_heap:free_within_bound", "        size -= one_size\n", ""),),
+        ("tests/heap/test_dropped.py::test_what_was_dropped_is_not_counted_any_more",),
         simulated=False,
     ),
     Mutant(
