@@ -34,3 +34,10 @@ def disheap_register_codec() -> list[type[Any]]:
     from tests.wrong_plugins import codecs
 
     return named([codecs.RIGHT, *codecs.MEANT])
+
+
+@hookimpl
+def disheap_register_service() -> list[type[Any]]:
+    from tests.wrong_plugins import services
+
+    return named([services.RIGHT, *services.MEANT])

@@ -6,7 +6,7 @@ from importlib import import_module
 
 import pytest
 
-KINDS = ("transport", "storage", "codec", "machine")
+KINDS = ("transport", "storage", "codec", "machine", "service")
 
 
 def meant(kind: str) -> dict[str, str]:

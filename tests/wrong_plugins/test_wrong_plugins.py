@@ -17,8 +17,8 @@ from tests.wrong_plugins.selection import meant
 pytestmark = pytest.mark.proof
 ROOT = Path(__file__).parents[2]
 RUN_S = 100
-KINDS = ("machine", "codec", "transport", "storage")
-RIGHT = {"machine": "board", "codec": "seal", "transport": "wire"}
+KINDS = ("machine", "codec", "transport", "storage", "service")
+RIGHT = {"machine": "board", "codec": "seal", "transport": "wire", "service": "desk"}
 """What the wrong ones are made from. Those of storages are made from `file`, over which the suites run anyway."""
 OPTIONS = {"transport": ["--disheap-wait", "0.5"]}
 """For wrong plugins alone: what they lose need not be waited for."""

@@ -176,7 +176,8 @@ def test_a_second_instance_starts_where_the_first_has_stopped(runner: asyncio.Ru
 
 
 def test_a_start_that_is_cancelled_can_be_stopped(runner: asyncio.Runner, service_factory: Build) -> None:
-    """A node that is told to stop during its start cancels `start` and calls `stop`."""
+    """A node that is told to stop during its start cancels `start` and calls `stop`. What the service took, such as a
+    port, is free again."""
 
     async def main() -> None:
         service = service_factory(Context())
@@ -187,6 +188,9 @@ def test_a_start_that_is_cancelled_can_be_stopped(runner: asyncio.Runner, servic
         await service.stop()
         await settle()
         assert other_tasks() == []
+        another = service_factory(Context())
+        await another.start()
+        await another.stop()
 
     runner.run(main())
 
