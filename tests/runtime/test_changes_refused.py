@@ -10,8 +10,9 @@ from tests.runtime.test_membership import growing
 from tests.support.nodes import Node, TestRegistry
 from tests.support.wire import wait_until
 
-from disheap.errors import ChangeInProgress
+from disheap.errors import ChangeInProgress, QuorumAtRisk
 from disheap.kernel.membership import voters_of
+from disheap.kernel.types import NodeId
 from disheap.testing.counter import CounterMachine
 from disheap.testing.simulator.cluster.releases import next_release
 
@@ -38,6 +39,34 @@ async def test_of_two_changes_at_once_the_second_is_refused_and_changes_nothing(
         assert len(leader.group.raft.membership.members) == 3 and len(voters_of(leader.group.raft.membership)) == 2
         await leader.membership.change("remove", second, force=True)
         assert len(leader.group.raft.membership.members) == 2
+
+
+@pytest.mark.parametrize("come_back", [True, False])
+async def test_a_change_waits_a_moment_for_members_that_do_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, come_back: bool
+) -> None:
+    """After a pause of the leader its peers' answers wait to be read."""
+    async with growing(tmp_path) as cluster:
+        await cluster.wait_leader()
+        await cluster.grow("n2", "n3")
+        leader = await cluster.wait_leader()
+        contact, asked = leader.group.contact, 0
+        in_touch = contact.members_in_touch
+
+        def after_a_pause() -> frozenset[NodeId]:
+            nonlocal asked
+            asked += 1
+            return in_touch() if come_back and asked > 3 else frozenset()
+
+        monkeypatch.setattr(contact, "members_in_touch", after_a_pause)
+        other = next(name for name in ("n1", "n2", "n3") if name != leader.name)
+        if come_back:
+            assert (await leader.membership.change("remove", other)).role == "removed"
+        else:
+            with pytest.raises(QuorumAtRisk):
+                await leader.membership.change("remove", other)
+        assert asked > 3
+        assert len(leader.group.raft.membership.members) == (2 if come_back else 3)
 
 
 async def test_a_node_that_does_not_run_the_clusters_version_is_not_let_in(

@@ -24,6 +24,7 @@ from disheap.errors import (
     NotCaughtUp,
     NotLeader,
     OutcomeUnknown,
+    QuorumAtRisk,
     RequestError,
     RequestTimeout,
 )
@@ -382,7 +383,7 @@ class Steering:
     async def _hand_over_first(self, group: Group, op: Op, node: NodeId) -> None:
         """A leader that loses its vote would leave the cluster without a leader for an election timeout. Another one
         leads first, and does it. Raises `NotLeader`, and what is wrong with the change."""
-        self._changed(op, group.raft.membership, node, group, False)
+        await self._make(lambda old: self._changed(op, old, node, group, False))
         await self._host.hand_over_group(0)
         if group.leads:
             raise RequestTimeout("leadership could not be handed over in time, and a leader is not removed; repeat")
@@ -412,13 +413,8 @@ class Steering:
             self._is_busy = False
 
     async def _carry_out(self, make: Callable[[Membership], Membership], node: NodeId | None) -> Changed:
-        group = self._first()
-        while not group.proposals.is_change_possible:
-            await asyncio.sleep(self._touch_s / 10)
-            group = self._first()
-        old = group.raft.membership
-        new = make(old)
-        if new.members == old.members:
+        group, new = await self._make(make)
+        if new.members == group.raft.membership.members:
             return self._outcome(node, new, group.raft.membership_index)
         index = group.proposals.change_members(new)
         waiting = self._waiting[index] = _Waiting(group.raft.membership, self._loop.create_future())
@@ -427,6 +423,20 @@ class Steering:
         finally:
             self._waiting.pop(index, None)
         return self._outcome(node, waiting.members, index)
+
+    async def _make(self, make: Callable[[Membership], Membership]) -> tuple[Group, Membership]:
+        """Make the new membership as soon as there may be one. After a pause of this node the answers of the others
+        wait to be read, and none seems to be in touch. So that refusal counts only if it lasts for `_touch_s`."""
+        until = self._loop.time() + self._touch_s
+        while True:
+            group = self._first()
+            if group.proposals.is_change_possible:
+                try:
+                    return group, make(group.raft.membership)
+                except QuorumAtRisk:
+                    if self._loop.time() >= until:
+                        raise
+            await asyncio.sleep(self._touch_s / 10)
 
     def _outcome(self, node: NodeId | None, members: Membership, index: Index) -> Changed:
         for member in members.members:
