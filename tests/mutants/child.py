@@ -93,7 +93,18 @@ def run_tests(targets: list[str], timeout_s: int) -> Seen:
     """Rewriting of assertions would go past the planter: pytest finds modules for itself then."""
     _quiet_hypothesis()
     watch = _Watch()
-    options = ["-x", "-q", "--pyargs", "--assert=plain", "-p", "no:cacheprovider", "-o", f"timeout={timeout_s}"]
+    options = [
+        "-x",
+        "-q",
+        "--pyargs",
+        "--assert=plain",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "not long",
+        "-o",
+        f"timeout={timeout_s}",
+    ]
     code = pytest.main([*options, "--hypothesis-profile=mutants", *targets], plugins=[watch])
     seen = watch.seen._replace(ran=watch.passed + bool(watch.seen.by))
     if seen.by or seen.broken:

@@ -34,8 +34,10 @@ from disheap.testing.certificates import Authority
 
 pytestmark = pytest.mark.proof
 
-ROUNDS = {"inproc": 1000, "tcp": 300, "tls": 150}
-"""A TLS handshake at both ends costs some 5 ms."""
+FEW, MANY = 150, 1000
+LONG = [pytest.mark.long, pytest.mark.timeout(0)]
+SLOW = [FEW, pytest.param(MANY, marks=LONG)]
+"""Rounds of things that take long, such as a handshake with TLS: some 5 ms at both ends."""
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 
 
@@ -136,42 +138,54 @@ def run(directory: Path, transport: str, work: Work, *, loop: str = "asyncio", l
         runner.run(main())
 
 
-OVER = [("inproc", "asyncio"), ("tcp", "asyncio"), ("tcp", "uvloop"), ("tls", "asyncio"), ("tls", "uvloop")]
+OVER = [
+    ("inproc", "asyncio", MANY),
+    ("tcp", "asyncio", MANY),
+    ("tcp", "uvloop", MANY),
+    ("tls", "asyncio", FEW),
+    ("tls", "uvloop", FEW),
+    pytest.param("tls", "asyncio", MANY, marks=LONG),
+    pytest.param("tls", "uvloop", MANY, marks=LONG),
+]
 
 
-@pytest.mark.parametrize(("transport", "loop"), OVER)
+@pytest.mark.parametrize(("transport", "loop", "rounds"), OVER)
 @pytest.mark.parametrize("thing", ["connection", "greeting", "session", "garbage", "questions"])
-def test_a_connection_that_ended_leaves_nothing(tmp_path: Path, transport: str, loop: str, thing: str) -> None:
-    async def work(site: Site) -> None:
-        assert await grown_by(ROUNDS[transport], getattr(site, thing)) == {}
-
-    run(tmp_path, transport, work, loop=loop)
-
-
-@pytest.mark.parametrize(("transport", "loop"), OVER[1:])
-@pytest.mark.parametrize("thing", ["half_open", "rubbish"])
-def test_a_socket_that_never_became_a_connection_leaves_nothing(
-    tmp_path: Path, transport: str, loop: str, thing: str
+def test_a_connection_that_ended_leaves_nothing(
+    tmp_path: Path, transport: str, loop: str, rounds: int, thing: str
 ) -> None:
     async def work(site: Site) -> None:
-        assert await grown_by(ROUNDS[transport], getattr(site, thing)) == {}
+        assert await grown_by(rounds, getattr(site, thing)) == {}
 
     run(tmp_path, transport, work, loop=loop)
 
 
-@pytest.mark.parametrize(("transport", "loop"), OVER)
-def test_a_connection_that_the_node_ended_leaves_nothing(tmp_path: Path, transport: str, loop: str) -> None:
+@pytest.mark.parametrize(("transport", "loop", "rounds"), OVER[1:])
+@pytest.mark.parametrize("thing", ["half_open", "rubbish"])
+def test_a_socket_that_never_became_a_connection_leaves_nothing(
+    tmp_path: Path, transport: str, loop: str, rounds: int, thing: str
+) -> None:
     async def work(site: Site) -> None:
-        assert await grown_by(150, site.silence) == {}
+        assert await grown_by(rounds, getattr(site, thing)) == {}
+
+    run(tmp_path, transport, work, loop=loop)
+
+
+@pytest.mark.parametrize(("transport", "loop", "rounds"), OVER)
+def test_a_connection_that_the_node_ended_leaves_nothing(
+    tmp_path: Path, transport: str, loop: str, rounds: int
+) -> None:
+    async def work(site: Site) -> None:
+        assert await grown_by(rounds, site.silence) == {}
 
     run(tmp_path, transport, work, loop=loop, limits=Limits(handshake_timeout_s=0.005))
 
 
-@pytest.mark.parametrize(("transport", "loop"), OVER)
-def test_a_connection_that_was_refused_leaves_nothing(tmp_path: Path, transport: str, loop: str) -> None:
+@pytest.mark.parametrize(("transport", "loop", "rounds"), OVER)
+def test_a_connection_that_was_refused_leaves_nothing(tmp_path: Path, transport: str, loop: str, rounds: int) -> None:
     async def work(site: Site) -> None:
         first = await WireClient.connected(site.cluster.transport, site.address)  # the only place is taken
-        assert await grown_by(ROUNDS[transport], site.silence) == {}
+        assert await grown_by(rounds, site.silence) == {}
         await site.leave(first)
 
     run(tmp_path, transport, work, loop=loop, limits=Limits(connections=1, reserved_connections=0))
@@ -206,14 +220,15 @@ def test_a_command_that_is_refused_in_the_node_s_own_session_leaves_nothing(tmp_
     run(tmp_path, "inproc", work)
 
 
-def test_a_snapshot_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rounds", SLOW)
+def test_a_snapshot_leaves_nothing(tmp_path: Path, rounds: int) -> None:
     async def work(site: Site) -> None:
         async def snapshot() -> None:
             await site.node.apply(b"+1")
             site.node.group.snapshotter.take()
             await wait_until(lambda: not site.node.group.snapshotter.running, "the snapshot is taken")
 
-        assert await grown_by(200, snapshot) == {}
+        assert await grown_by(rounds, snapshot) == {}
 
     run(tmp_path, "inproc", work)
 
@@ -230,14 +245,15 @@ def test_sessions_that_lapse_leave_nothing(tmp_path: Path, transport: str) -> No
             await client.call(b"+1")
             await site.leave(client)
 
-        assert await grown_by(ROUNDS[transport], lapse) == {}
+        assert await grown_by(MANY, lapse) == {}
         await wait_until(lambda: not sessions.table, "every session has lapsed")
         assert sessions.reply_bytes == 0
 
     run(tmp_path, transport, work, limits=Limits(reattach_timeout_ms=1))
 
 
-def test_sessions_whose_clients_fall_silent_leave_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rounds", SLOW)
+def test_sessions_whose_clients_fall_silent_leave_nothing(tmp_path: Path, rounds: int) -> None:
     """Their connections stand, and hear of it when they speak again."""
 
     async def work(site: Site) -> None:
@@ -252,7 +268,7 @@ def test_sessions_whose_clients_fall_silent_leave_nothing(tmp_path: Path) -> Non
                     await site.leave(client)
                 silent.clear()
 
-        assert await grown_by(150, fall_silent) == {}
+        assert await grown_by(rounds, fall_silent) == {}
 
     run(tmp_path, "inproc", work, limits=Limits(session_timeout_min_ms=1))
 
@@ -264,8 +280,9 @@ PADDING = b" " * 20_000
 """A file of the log ends when it is filled by an eighth, and goes with the snapshot."""
 
 
+@pytest.mark.parametrize("rounds", SLOW)
 @pytest.mark.parametrize("storage", ["memory", "file"])
-async def test_a_leaders_snapshot_that_was_installed_leaves_nothing(tmp_path: Path, storage: str) -> None:
+async def test_a_leaders_snapshot_that_was_installed_leaves_nothing(tmp_path: Path, storage: str, rounds: int) -> None:
     """The state that it replaced went, with what consumers, topics and exchanges hold of each other."""
     raft = msgspec.structs.replace(FAST, election_timeout_ms=1000, trailing_entries=0, trailing_bytes=0)
     tables = SMALL_FILES if storage == "file" else None
@@ -296,7 +313,7 @@ async def test_a_leaders_snapshot_that_was_installed_leaves_nothing(tmp_path: Pa
             await wait_until(lambda: follower.group.sessions is not before(), "the follower has the snapshot")
             await cluster.wait_equal()
 
-        assert await grown_by(150, install, (*LOG, *BLOCKS)) == {}
+        assert await grown_by(rounds, install, (*LOG, *BLOCKS)) == {}
         assert leader.group.leads
 
 
@@ -313,7 +330,8 @@ STATE: list[broker.Command] = [
 """Every kind of record, with those that hold each other."""
 
 
-async def test_damage_that_was_mended_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rounds", SLOW)
+async def test_damage_that_was_mended_leaves_nothing(tmp_path: Path, rounds: int) -> None:
     raft = msgspec.structs.replace(FAST, trailing_entries=0, trailing_bytes=0)
     async with Cluster(tmp_path, storage="file", raft=raft) as cluster:
         leader = await cluster.wait_leader()
@@ -335,7 +353,7 @@ async def test_damage_that_was_mended_leaves_nothing(tmp_path: Path) -> None:
             await leader.apply(b"+1")
             await cluster.wait_equal()
 
-        assert await grown_by(150, mend, (*LOG, *BLOCKS)) == {}
+        assert await grown_by(rounds, mend, (*LOG, *BLOCKS)) == {}
 
 
 def spoil(path: Path, offset: int) -> None:
@@ -346,7 +364,8 @@ def spoil(path: Path, offset: int) -> None:
         file.write(bytes([byte ^ 1]))
 
 
-async def test_a_link_that_broke_and_was_dialled_again_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("rounds", SLOW)
+async def test_a_link_that_broke_and_was_dialled_again_leaves_nothing(tmp_path: Path, rounds: int) -> None:
     async with Cluster(tmp_path, nodes=3) as cluster:
         node = cluster.nodes["n1"]
         outgoing = list(node._peering._outgoing.values())
@@ -357,7 +376,7 @@ async def test_a_link_that_broke_and_was_dialled_again_leaves_nothing(tmp_path: 
             await wait_until(lambda: not any(link.up for link in outgoing), "the links are broken")
             await wait_until(lambda: all(link.up for link in outgoing), "the peers are dialled again")
 
-        assert await grown_by(150, broken) == {}
+        assert await grown_by(rounds, broken) == {}
 
 
 @pytest.mark.parametrize("transport", ["inproc", "tcp", "tls"])
@@ -386,7 +405,7 @@ async def test_a_peer_that_cannot_be_reached_leaves_nothing(tmp_path: Path, tran
             return
         await client.lost.wait()
 
-    assert await grown_by(200, dial) == {}
+    assert await grown_by(MANY, dial) == {}
     server.close()
 
 
@@ -401,4 +420,4 @@ async def test_what_a_node_asks_of_others_for_its_repair_leaves_nothing(tmp_path
             await asking._ask_all([NodeId(leader.group.raft.id)])
             assert await asking._request(NodeId(leader.group.raft.id), AskEntries(0, Index(1), Index(2))) is not None
 
-        assert await grown_by(200, ask) == {}
+        assert await grown_by(MANY, ask) == {}
