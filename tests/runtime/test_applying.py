@@ -59,6 +59,18 @@ def test_work_is_told_of_once_in_a_while() -> None:
     assert all(LOOK_S <= after - before <= 2 * LOOK_S for before, after in pairwise(told))
 
 
+def test_time_between_two_commands_is_no_work() -> None:
+    """A look takes as long as a small command. A node with one client would look at each of its commands."""
+    told: list[float] = []
+    clock = StepClock(LOOK_S / 100)
+    applier = Applier(clock, Steps(2).begin, lambda: told.append(clock.now_s))
+    for _ in range(20):
+        clock.now_s += LOOK_S
+        applier.add(entries(1))
+        applier.run()
+    assert told == []
+
+
 def test_a_slice_ends_in_the_midst_of_an_entry_when_its_time_is_over() -> None:
     steps = Steps(10)
     applier = Applier(StepClock(SLICE_S / 4), steps.begin, lambda: None)

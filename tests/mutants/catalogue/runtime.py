@@ -881,7 +881,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap:Applier.run",
-                "if now >= until:\n                    return finished",
+                "if now >= until:\n                    break",
                 "pass",
             ),
         ),
@@ -906,8 +906,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap:Applier.run",
-                "if self._waiting or self._clock.monotonic() >= until:",
-                "if self._clock.monotonic() >= until:",
+                "if self._waiting or now >= until:",
+                "if now >= until:",
             ),
         ),
         (

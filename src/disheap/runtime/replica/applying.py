@@ -32,7 +32,7 @@ class Applier:
         self._clock = clock
         self._begin = begin
         self._worked = worked
-        self._look_at = clock.monotonic()
+        self._look_in_s = LOOK_S  # of work
         self._entries: deque[Entry] = deque()
         self._steps: Iterator[None] | None = None  # of the first entry, when it was begun
         self._waiting: list[Callable[[], None]] = []
@@ -54,22 +54,26 @@ class Applier:
     def run(self) -> list[Entry]:
         """Apply entries for one slice. Returns those that were finished. Where somebody waits for a whole state, the
         slice ends with the entry that is being applied."""
-        until = self._clock.monotonic() + self.slice_s
+        now = self._clock.monotonic()
+        until, look_at = now + self.slice_s, now + self._look_in_s
         finished: list[Entry] = []
         while self._entries:
             if self._steps is None:
                 self._steps = self._begin(self._entries[0])
             for _ in self._steps:
                 now = self._clock.monotonic()
-                if now >= self._look_at:
-                    self._look_at = now + LOOK_S
+                if now >= look_at:
+                    look_at = now + LOOK_S
                     self._worked()
                 if now >= until:
-                    return finished
-            self._steps = None
-            finished.append(self._entries.popleft())
-            if self._waiting or self._clock.monotonic() >= until:
+                    break
+            else:
+                self._steps = None
+                finished.append(self._entries.popleft())
+                now = self._clock.monotonic()
+            if self._waiting or now >= until:
                 break
+        self._look_in_s = max(0.0, look_at - now)
         return finished
 
     def when_whole(self, call: Callable[[], None]) -> None:
