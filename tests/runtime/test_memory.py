@@ -28,6 +28,7 @@ from disheap.runtime.memory.watch import (
     MemoryWatch,
     mark_bytes,
 )
+from disheap.runtime.replica import applying
 from disheap.testing.inspected import InspectedMember as Node
 
 MIB = 1 << 20
@@ -393,11 +394,12 @@ async def test_a_leader_that_takes_much_in_looks_before_its_time(tmp_path: Path)
 
 
 async def test_a_node_looks_at_freed_memory_while_it_applies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(applying, "LOOK_S", 0.0)  # these commands are little work
     async with Cluster(tmp_path, nodes=1) as cluster:
         client, node = await cluster.client(), cluster.nodes["n1"]
         looks: list[bool] = []
         monkeypatch.setattr(node.memory, "freed", lambda: looks.append(node.group.applier.is_midway))
-        for seq in range(1, 51):
+        for seq in range(1, 6):
             await client.call(b"+1", seq=seq)
         assert any(looks)
 
