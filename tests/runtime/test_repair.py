@@ -199,9 +199,11 @@ def test_what_was_taken_already_is_not_damaged_any_more() -> None:
 
 
 async def written(cluster: Cluster, count: int = 5) -> bytes:
+    """Each entry is in a block of its own on each node. A follower that lags puts several into one."""
     leader = await cluster.wait_leader()
     for number in range(count):
         await leader.apply(b"+%d" % (number + 1))
+        await cluster.wait_equal()
     return await cluster.wait_equal()
 
 
@@ -245,7 +247,7 @@ async def test_a_node_whose_log_was_repaired_knows_its_snapshots_members(tmp_pat
         await wait_until(lambda: victim.group.counters.raft_snapshots_total == 1, "it has a snapshot")
         for _ in range(5):
             await leader.apply(b"+1")
-        await wait_until(lambda: victim.group.applied.index >= leader.group.applied.index, "it has everything")
+            await wait_until(lambda: victim.group.applied.index >= leader.group.applied.index, "it has everything")
         await cluster.stop(victim.name)
         spoil(largest_log(tmp_path / victim.name))
         again = await cluster.start(victim.name)

@@ -29,10 +29,11 @@ def spoil(path: Path, offset: int) -> None:
 
 
 async def written(cluster: Cluster) -> None:
+    """Each entry is in a block of its own on each node. A follower that lags puts several into one."""
     leader = await cluster.wait_leader()
     for number in range(1, 6):
         await leader.apply(b"+%d" % number)
-    await cluster.wait_equal()
+        await cluster.wait_equal()
 
 
 def damaged(node: Node) -> int:
