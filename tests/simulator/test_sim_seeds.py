@@ -62,6 +62,7 @@ REGRESSIONS_OF_CHANGES = {
     (1796031317, 1): "a leader whose log had been repaired told its clients of the first members alone",
     (1796034253, 1): "the clock of a node jumped just before its first election, and the log began ten years ahead",
     (1796033335, 1): "the simulator gave up a node that had been let in, when the time for outsiders was over",
+    (1877658036, 1): "the simulator had a founder that lost its data ask nobody but nodes that had lost theirs",
     (1796023385, 1): "the simulator read the term of a node that an upgrade had ended in the same moment",
 }
 """(seed, groups) -> what it found, of runs whose members change."""

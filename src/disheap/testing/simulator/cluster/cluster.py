@@ -290,15 +290,19 @@ class Cluster:
         self._wiped(host)
 
     def _wiped(self, host: Host) -> None:
-        """A node that founded the cluster would found another one, unless it asks the others first. Its operator has it
-        join instead."""
+        """A node that founded the cluster would found another one, unless it asks first at a node that has its data.
+        Where no such node is left, its operator has it join instead."""
         host.wiped = True
         self.releases.wiped(host)
-        if host.config.bootstrap and not host.config.join_addresses:
-            others = [one.config.peer_listen for one in self.hosts if one is not host]
-            host.config = joining(host.config, host.config.name, host.name, others or [host.config.peer_listen])
-        for one in self.groups:
-            one.safety.wiped(host.id)
+        for one in self.hosts:
+            if one.wiped and one.config.bootstrap and not self._asks_a_member(one):
+                others = [other.config.peer_listen for other in self.hosts if other is not one]
+                one.config = joining(one.config, one.config.name, one.name, others or [one.config.peer_listen])
+        for group in self.groups:
+            group.safety.wiped(host.id)
+
+    def _asks_a_member(self, host: Host) -> bool:
+        return any(not one.wiped and one.config.peer_listen in host.config.join_addresses for one in self.hosts)
 
     def damage(self, host: Host) -> str:
         """Spoil a file of a host that is down. Returns what was done. Of what is kept in two copies at most one is
