@@ -213,6 +213,8 @@ async def test_a_change_that_would_lose_the_quorum_is_refused_unless_it_is_force
         for op in ("remove", "demote"):
             with pytest.raises(QuorumAtRisk, match="--force"):
                 await leader.membership.change(op, alive)  # type: ignore[arg-type]
+        answering = cluster.nodes[alive].group.raft.id
+        await wait_until(lambda: answering in leader.group.contact.members_in_touch(), "the other one answers")
         with pytest.raises(MemberAlive):
             await leader.membership.change("replace", alive)
         with pytest.raises(UnknownMember):
