@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import tracemalloc
+from itertools import pairwise
 
 import pytest
 
@@ -73,6 +74,18 @@ def test_a_discarded_state_is_freed_in_slices_and_nothing_is_left(traced_driver:
     assert len(freed) > 40
     assert max(freed) < FREED_MAX
     assert traced() < FREED_MAX, "what is left is freed in one step, or never"
+
+
+def test_the_estimate_falls_with_what_is_freed() -> None:
+    """The node returns freed memory to the system in steps, and goes by the estimate."""
+    driver = large()
+    estimates = [driver.machine.memory_bytes()]
+    for _ in driver.machine.discarding():
+        estimates.append(driver.machine.memory_bytes())
+    estimates.append(driver.machine.memory_bytes())
+    falls = [before - after for before, after in pairwise(estimates)]
+    assert min(estimates) >= 0 and estimates[-1] < estimates[0] / 100
+    assert max(falls) < estimates[0] / 4, "in steps"
 
 
 @pytest.mark.parametrize("cut", [1, 40_000])

@@ -41,10 +41,16 @@ class State:
             self.freed.append(self.name)
             yield
 
+    def memory_bytes(self) -> int:
+        return 10
+
+    def machine_bytes(self) -> int | None:
+        return 100 * (self.slices - self.freed.count(self.name)) if self.slices else None
+
 
 def test_each_timer_frees_one_slice_and_one_state_goes_before_the_next() -> None:
     loop, freed = Loop(), list[str]()
-    discarder = Discarder(loop)  # type: ignore[arg-type]
+    discarder = Discarder(loop, lambda: None)  # type: ignore[arg-type]
     for name, slices in (("a", 2), ("b", 0), ("c", 1)):
         discarder.discard(State(name, slices, freed))  # type: ignore[arg-type]
     turns: list[str] = []
@@ -56,9 +62,20 @@ def test_each_timer_frees_one_slice_and_one_state_goes_before_the_next() -> None
     assert not discarder.is_busy
 
 
+def test_what_is_not_freed_yet_counts_as_used_and_each_slice_is_told_of() -> None:
+    loop, freed, told = Loop(), list[str](), list[int]()
+    discarder = Discarder(loop, lambda: told.append(discarder.memory_bytes()))  # type: ignore[arg-type]
+    for name, slices in (("a", 2), ("b", 0)):
+        discarder.discard(State(name, slices, freed))  # type: ignore[arg-type]
+    assert discarder.memory_bytes() == 220
+    while loop.timers:
+        loop.timers.pop()()
+    assert told == [120, 20, 10, 0]
+
+
 def test_nothing_is_freed_any_more_when_the_node_has_stopped() -> None:
     loop, freed = Loop(), list[str]()
-    discarder = Discarder(loop)  # type: ignore[arg-type]
+    discarder = Discarder(loop, lambda: None)  # type: ignore[arg-type]
     discarder.discard(State("a", 5, freed))  # type: ignore[arg-type]
     loop.timers.pop()()
     discarder.end()

@@ -17,10 +17,17 @@ from disheap.protocol import broker, gossip
 from disheap.protocol.frames import Fault, Status
 from disheap.protocol.gossip import Gossip, GroupReport
 from disheap.runtime.clients.server import MEMORY_CHECK_BYTES
+from disheap.runtime.memory.process import FreeBlocks
 from disheap.runtime.memory.watch import (
+    BLOCK_BYTES,
+    BLOCK_S,
+    BYTE_S,
     CHECK_S,
     GOSSIP_VALID_S,
-    SLOW_TRIM_S,
+    REUSABLE_SHARE,
+    SMALL_BLOCK_S,
+    TRANSIENT_SHARE,
+    TRIM_BOUND_S,
     TRIM_MAX_BYTES,
     TRIM_MAX_S,
     TRIM_S,
@@ -47,9 +54,11 @@ class Host:
         self.weight = 1.0  # of the real size to the estimate
         self.gives_back = 1.0  # this share of what is free
         self.measures = True
+        self.keeps_free_memory = False
         self.looks = self.trims = 0
         self.most_free = 0  # of all that one trim found
-        self.trim_takes_s = 0.0
+        self.trim_takes_s = self.longest_trim_s = 0.0
+        self.blocks: FreeBlocks | None = None
         self.told: list[bool] = []
         self.refusal: RequestError | None = None
         self.takes_transient = True
@@ -67,11 +76,25 @@ class Host:
     def resident_bytes(self) -> int | None:
         return BASE + int(self.state * self.weight) + self.free if self.measures else None
 
+    def keep_free_memory(self) -> None:
+        self.keeps_free_memory = True
+
     def return_free_memory(self) -> float:
         self.trims += 1
         self.most_free = max(self.most_free, self.free)
-        self.free -= int(self.free * self.gives_back)
-        return self.trim_takes_s
+        went_back = int(self.free * self.gives_back)
+        self.free -= went_back
+        took_s = self.trim_takes_s + BYTE_S * went_back
+        self.longest_trim_s = max(self.longest_trim_s, took_s)
+        return took_s
+
+    def free_blocks(self) -> FreeBlocks | None:
+        return self.blocks
+
+    def scatters(self, blocks: int, block_bytes: int) -> None:
+        """The free memory lies in so many places from now on, and a trim has to look at each."""
+        self.blocks = FreeBlocks(blocks, blocks * block_bytes)
+        self.trim_takes_s = BLOCK_S * blocks if block_bytes >= BLOCK_BYTES else SMALL_BLOCK_S * blocks
 
     def memory_estimate(self) -> Estimate:
         self.looks += 1
@@ -208,7 +231,7 @@ def test_what_counts_as_reusable_has_a_bound() -> None:
     while host.refusal is None:
         host.state += MIB
         host.check_usage()
-    assert (host.resident_bytes() or 0) <= MARK + MARK // 4 + 4 * MIB
+    assert (host.resident_bytes() or 0) <= MARK * (1 + REUSABLE_SHARE) + 4 * MIB
 
 
 def test_a_machine_that_says_nothing_is_believed_nothing() -> None:
@@ -255,20 +278,70 @@ def test_looking_at_freed_memory_asks_the_system_nothing_while_there_is_little()
     assert host.watch.status()["resident_bytes"] == BASE + 200 * MIB
 
 
-def test_a_slow_trim_is_not_repeated_before_its_time_unless_memory_is_short() -> None:
-    """Free memory in a hundred thousand places takes 80 ms to look at, however little of it goes back."""
-    host = Host(mark=2000 * MIB)
-    host.trim_takes_s = 2 * SLOW_TRIM_S
-    host.becomes(1000)
-    started = host.now
-    host.becomes(0)
-    assert host.now - started > 10 * TRIM_S and host.trims == 1
+def test_a_trim_that_would_be_slow_is_left_out_until_the_state_has_halved() -> None:
+    """A trim looks at each free block of more than a page, however little of it goes back."""
+    host = Host(mark=4000 * MIB)
+    host.gives_back = 0.5
+    host.becomes(3200)
+    for blocks in range(0, 150_000, 2_000):
+        host.scatters(blocks, 8_000)
+        host.becomes(3200 - 1200 * blocks / 150_000)
+    assert host.trims > 5 and TRIM_BOUND_S / 2 < host.longest_trim_s <= TRIM_BOUND_S
+    trims = host.trims
+    host.becomes(1605)
     host.check_usage(TRIM_MAX_S)
-    assert host.trims == 2
-    host.becomes(2100)
+    assert host.trims == trims, "the state has not halved"
+    host.state = 1500 * MIB
+    host.watch.freed()
+    host.watch.check_usage()
+    assert host.trims == trims, "not within a command, or while one arrives"
+    host.check_usage(TRIM_MAX_S)
+    host.check_usage(TRIM_MAX_S)
+    assert host.trims == trims + 1, "once"
+
+
+def test_a_trim_is_quick_again_when_free_blocks_have_merged() -> None:
+    host = Host(mark=4000 * MIB)
+    host.becomes(3200)
+    for blocks in range(0, 90_000, 2_000):
+        host.scatters(blocks, 8_000)
+        host.becomes(3200 - 720 * blocks / 90_000)
+    assert host.longest_trim_s > TRIM_BOUND_S / 2
+    host.scatters(150_000, 8_000)
+    trims = host.trims
+    host.becomes(2400)
+    assert host.trims == trims
+    host.scatters(1_000, 850_000)
+    host.becomes(2300)
+    assert host.trims > trims and host.longest_trim_s <= TRIM_BOUND_S
+
+
+def test_the_allocator_returns_nothing_by_itself_where_the_watch_trims() -> None:
+    """One call that frees the last block would return all of them."""
+    assert Host().keeps_free_memory and not Host(mark=0).keeps_free_memory
+
+
+def test_many_small_free_blocks_do_not_keep_a_large_one_from_going_back() -> None:
+    host = Host(mark=2000 * MIB)
+    host.becomes(1600)
+    for blocks in range(0, 300_000, 10_000):
+        host.scatters(blocks, 1_000)
+        host.becomes(1600 - 200 * blocks / 300_000)
+    trims = host.trims
+    for state in range(1400, 1000, -10):
+        assert host.blocks is not None
+        host.blocks = host.blocks._replace(size_bytes=host.blocks.size_bytes + 10 * MIB)
+        host.becomes(state)
+    assert host.trims > trims + 5 and (host.resident_bytes() or 0) < BASE + 1100 * MIB
+
+
+def test_memory_in_too_many_places_to_go_back_is_used_again() -> None:
+    host = Host()
+    host.scatters(200_000, 8_000)
+    host.becomes(MARK * (1 + TRANSIENT_SHARE) // MIB - BASE // MIB)
     assert host.refusal is not None
-    host.becomes(1000)
-    assert host.trims > 4 and host.refusal is None
+    host.becomes(200)
+    assert host.trims == 0 and host.refusal is None
 
 
 def test_one_node_that_is_short_is_enough_and_a_silent_one_holds_nobody_up() -> None:
@@ -341,8 +414,14 @@ class Given:
     def resident_bytes(self) -> int | None:
         return self.resident
 
+    def keep_free_memory(self) -> None:
+        self.keeps_free_memory = True
+
     def return_free_memory(self) -> float:
         return 0.0
+
+    def free_blocks(self) -> None:
+        return None
 
 
 def short(cluster: Cluster, names: Iterable[str], resident: int = 500 * MIB) -> None:

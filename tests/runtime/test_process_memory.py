@@ -88,7 +88,8 @@ def test_the_real_size_is_read_where_there_is_proc(tmp_path: Path) -> None:
 
 def test_without_glibc_nothing_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda name: object())
-    ProcessMemory().return_free_memory()
+    assert ProcessMemory().return_free_memory() == 0.0
+    assert ProcessMemory().free_blocks() is None
 
 
 def test_freed_memory_goes_back() -> None:
@@ -100,4 +101,16 @@ def test_freed_memory_goes_back() -> None:
     del blocks
     source.return_free_memory()
     assert full - (source.resident_bytes() or 0) > 30 * MIB
+    assert kept
+
+
+def test_free_blocks_are_counted() -> None:
+    source = ProcessMemory()
+    before = source.free_blocks()
+    blocks = [bytes(8_000) for _ in range(4_000)]
+    kept = blocks[::2]
+    del blocks
+    after = source.free_blocks()
+    assert before is not None and after is not None
+    assert after.number - before.number > 1_500 and after.size_bytes >= 1_500 * 8_000
     assert kept

@@ -1,7 +1,8 @@
 """Frees a state that another replaced, in slices (`interfaces.Discarding`).
 
 Every record is removed from its tables one by one. The records refer to each other, and no garbage collector runs, so
-these references are removed as well. `State.__del__` does the same in one step, for a state that was not discarded.
+these references are removed as well. What is freed is uncounted, so the estimate of the memory falls with it.
+`State.__del__` does the same in one step, for a state that was not discarded.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import Any
 
 from disheap_heap.settings import WORDS_PER_UNIT
 from disheap_heap.state.dropped import units_to_free
-from disheap_heap.state.messages import Message
+from disheap_heap.state.footprint import uncount_extras
+from disheap_heap.state.messages import Content, Message, SharedMessage
 from disheap_heap.state.state import Consumer, Session, State, Topic
 from disheap_heap.tables.arrivals import CHUNK
 from disheap_heap.work import free_some
@@ -41,7 +43,7 @@ def _records(state: State) -> Iterator[None]:
         yield from repeat(None, UNITS_AT_ONCE)
     yield from map(_nothing, _taken(state.leases))
     for consumer in _taken(state.consumers):
-        yield from _consumer(consumer)
+        yield from _consumer(state, consumer)
     for tables in (state.sessions, state.ending):
         for session in _taken(tables):
             yield from _session(session)
@@ -50,8 +52,9 @@ def _records(state: State) -> Iterator[None]:
             body = transaction.messages.pop().body
             yield from repeat(None, units_to_free(len(body)))
         while transaction.frozen:
-            yield from _message(transaction.frozen.pop().message)
+            yield from _message(state, transaction.frozen.pop().message)
     table = state.transactions
+    table.prepared = table.prepared_bytes = table.told = 0
     for records in (table.by_number, table.asking, table.frozen, table.finished):
         yield from map(_nothing, _taken(records))
     yield from state.outbox.discarding()
@@ -59,9 +62,11 @@ def _records(state: State) -> Iterator[None]:
         while exchange.bindings:
             (key, _), topic = exchange.bindings.popitem()
             exchange.index.remove(key, topic)
+            state.bindings -= 1
             yield from repeat(None, 1 + key.count(".") // WORDS_PER_UNIT)
+    state.pattern_nodes = 0
     for topic in _taken(state.topics):
-        yield from _topic(topic)
+        yield from _topic(state, topic)
     while state.timers.drain():
         yield
     yield from map(_nothing, _taken(state.copies))
@@ -69,11 +74,11 @@ def _records(state: State) -> Iterator[None]:
     state.topics_by_number.clear()
 
 
-def _consumer(consumer: Consumer) -> Iterator[None]:
+def _consumer(state: State, consumer: Consumer) -> Iterator[None]:
     consumer.group = None
     yield
     for lease in _taken(consumer.leases):
-        yield from _message(lease.message)
+        yield from _message(state, lease.message)
 
 
 def _session(session: Session) -> Iterator[None]:
@@ -86,14 +91,16 @@ def _session(session: Session) -> Iterator[None]:
         session.resend = None
 
 
-def _topic(topic: Topic) -> Iterator[None]:
+def _topic(state: State, topic: Topic) -> Iterator[None]:
     topic.owner = None
     topic.turns.clear()
     yield
     while (message := topic.ready.drain()) is not None:
-        yield from _message(message)
+        state.ready -= 1
+        yield from _message(state, message)
     for _, message in _taken(topic.delayed):
-        yield from _message(message)
+        state.delayed -= 1
+        yield from _message(state, message)
     for table in (topic.consumers, topic.bindings):
         yield from map(_nothing, _taken(table))
     while topic.arrivals.chunks:
@@ -101,8 +108,11 @@ def _topic(topic: Topic) -> Iterator[None]:
         yield from repeat(None, CHUNK // IDS_PER_RECORD)
 
 
-def _message(message: Message) -> Iterator[None]:
+def _message(state: State, message: Message) -> Iterator[None]:
     """The caller holds the message until it takes the next one."""
+    state.message_bytes -= len(message.body)
+    if type(message) is SharedMessage or type(message.body) is Content:
+        uncount_extras(state, message)
     return repeat(None, units_to_free(len(message.body)))
 
 

@@ -148,6 +148,7 @@ class Timers:
         while self._later:
             topic, later = next(iter(self._later.items()))
             if later.drain() is not None:
+                self._later_count -= 1
                 return True
             del self._later[topic]
         if self._firsts:

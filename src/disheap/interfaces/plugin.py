@@ -41,9 +41,9 @@ class MemoryEstimating(Protocol):
     def memory_bytes(self) -> int:
         """About how many bytes of memory it takes, including all overhead. The estimate of a machine grows with every
         command that stores something. It falls to that of an empty state when everything is removed and postponed work
-        is done. A storage counts its part of the log and of snapshots. The node asks many times a second, so the method
-        takes constant time and changes nothing. A storage is also asked while another thread is in a call. The estimate
-        may differ between replicas."""
+        is done. It falls as well while the state is discarded. A storage counts its part of the log and of snapshots.
+        The node asks many times a second, so the method takes constant time and changes nothing. A storage is also
+        asked while another thread is in a call. The estimate may differ between replicas."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from disheap.errors import NotLeader, RequestError, StorageError
-from disheap.interfaces import Identity, Measuring, MemoryEstimating, PeerStore, Storage
+from disheap.interfaces import Identity, Measuring, PeerStore, Storage
 from disheap.kernel.membership import voters_of
 from disheap.kernel.raft import Raft
 from disheap.kernel.types import NOBODY, Index, Membership, Message, NodeId
@@ -350,9 +350,13 @@ class Replica:
     def memory_bytes(self) -> tuple[int | None, int]:
         """Returns the bytes of the machine's state (None if it does not estimate them), and those of everything
         else."""
-        sessions, machine = self.group.sessions, self.group.sessions.machine
-        state_bytes = machine.memory_bytes() if isinstance(machine, MemoryEstimating) else None
-        return state_bytes, sessions.memory_bytes() + self.group.log_bytes()
+        sessions, discarder = self.group.sessions, self.maintenance.discarder
+        other_bytes = sessions.memory_bytes() + self.group.log_bytes() + discarder.memory_bytes()
+        return sessions.machine_bytes(), other_bytes
+
+    def freed_memory(self) -> None:
+        """Work was done that may have freed memory."""
+        self._node.freed_memory()
 
     def refuse(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None:
         """Refuse commands that add data, for this reason. None ends that kind of shortage."""

@@ -35,6 +35,9 @@ class Host(
     def send_repair(self, target: NodeId, message: Ask | Answer) -> None:
         """Send a request or an answer about repair. Dropped while there is no connection."""
 
+    def freed_memory(self) -> None:
+        """Work was done that may have freed memory."""
+
     @property
     def group(self) -> Group:
         """The group of this replica."""
@@ -60,7 +63,7 @@ class Maintenance:
         self.incarnation_check = incarnations.IncarnationCheck(host, loop)
         self.scrubbing = scrubber.Scrubber(host, raft.scrub_bytes_per_s, raft.scrub_interval_s, loop)
         self.disk_space = free_space.DiskSpace(host, own, limits.min_free_bytes, clock)
-        self.discarder = Discarder(loop)
+        self.discarder = Discarder(loop, host.freed_memory)
         self.comparing = state_hashes.StateComparison(host, own, raft.compare_interval_s, loop)
 
     def recovered(self, found: Found, others: Sequence[NodeId], has_peers: bool) -> None:

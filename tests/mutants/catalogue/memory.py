@@ -178,10 +178,27 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
-        "slow-trims-without-pause",
+        "slow-trims-at-any-time",
         "free memory in a hundred thousand places is looked through again and again, for 80 ms each time",
-        (Patch("disheap:MemoryWatch._wait_s", "if self._trim_is_slow:", "if False:"),),
-        (MEMORY + "test_a_slow_trim_is_not_repeated_before_its_time_unless_memory_is_short",),
+        (Patch("disheap:MemoryWatch._trim_if_due", "<= TRIM_BOUND_S", ">= 0.0"),),
+        (
+            MEMORY + "test_a_trim_that_would_be_slow_is_left_out_until_the_state_has_halved",
+            MEMORY + "test_a_trim_is_quick_again_when_free_blocks_have_merged",
+        ),
+        simulated=False,
+    ),
+    Mutant(
+        "slow-trims-within-commands",
+        "a trim that takes 160 ms is done while a purge is applied",
+        (Patch("disheap:MemoryWatch._trim_if_due", "elif in_tick and", "elif"),),
+        (MEMORY + "test_a_trim_that_would_be_slow_is_left_out_until_the_state_has_halved",),
+        simulated=False,
+    ),
+    Mutant(
+        "allocator-returns-memory-by-itself",
+        "the call that frees the last block returns 1.6 GiB, and takes 205 ms",
+        (Patch("disheap:MemoryWatch.__init__", "            source.keep_free_memory()\n", "            pass\n"),),
+        (MEMORY + "test_the_allocator_returns_nothing_by_itself_where_the_watch_trims",),
         simulated=False,
     ),
     Mutant(

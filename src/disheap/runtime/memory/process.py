@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 try:
     import resource
@@ -20,6 +20,16 @@ except ImportError:  # not on Windows
 
 UNLIMITED = 1 << 60
 """Bytes. What is larger means "no limit": cgroup v1 and resource limits write it as a number close to 2^63."""
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Of malloc.h."""
+
+
+class FreeBlocks(NamedTuple):
+    """What the allocator keeps for reuse: the number of places, and the bytes, also of pages that went back before."""
+
+    number: int
+    size_bytes: int
 
 
 class MemorySource(Protocol):
@@ -32,9 +42,15 @@ class MemorySource(Protocol):
         """The bytes that the process uses now; None if that is not known. It is asked ten times a second, so it must be
         cheap."""
 
+    def keep_free_memory(self) -> None:
+        """Have the allocator return nothing by itself, from now on."""
+
     def return_free_memory(self) -> float:
         """Return memory to the operating system that the process has freed and its allocator keeps. Returns the seconds
         of processor time that it took."""
+
+    def free_blocks(self) -> FreeBlocks | None:
+        """What `return_free_memory` would look through; None if that is not known. Takes 20 ns for each block."""
 
 
 class ProcessMemory:
@@ -45,6 +61,7 @@ class ProcessMemory:
         self._statm = root / "proc/self/statm"
         self._page_bytes = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
         self._trim = _find_trim()
+        self._mallinfo = _find_mallinfo()
 
     def limit_bytes(self) -> int | None:
         """The smallest of the limits that hold for this process."""
@@ -58,6 +75,14 @@ class ProcessMemory:
         except (OSError, ValueError, IndexError):
             return None
 
+    def keep_free_memory(self) -> None:
+        """glibc returns what is free at the end of the heap, all at once: 205 ms for 1.6 GiB, within the call that
+        freed the last block. The threshold for blocks of their own stays what it becomes by itself, 32 MiB."""
+        if self._trim is not None:
+            mallopt = ctypes.CDLL(None).mallopt
+            mallopt(M_TRIM_THRESHOLD, -1)
+            mallopt(M_MMAP_THRESHOLD, 32 << 20)
+
     def return_free_memory(self) -> float:
         """glibc keeps what lies below a block that is still in use, which is most of a drained queue. Measured: of 390
         MiB it gave back 40 by itself, and 350 when asked. Takes about 0.1 ms for each MiB that goes back. Takes
@@ -67,6 +92,13 @@ class ProcessMemory:
         started = time.thread_time()  # another process may have the processor meanwhile
         self._trim(0)
         return time.thread_time() - started
+
+    def free_blocks(self) -> FreeBlocks | None:
+        """Asks glibc (2.33 or later). Measured: 2 ms for 100,000 free blocks, and 8 ms for 500,000."""
+        if self._mallinfo is None:
+            return None
+        info = self._mallinfo()
+        return FreeBlocks(info.ordblks, info.fordblks)
 
     def _machine(self) -> Iterator[int]:
         try:
@@ -110,6 +142,26 @@ def _resource_limits() -> Iterator[int]:
     for name in ("RLIMIT_AS", "RLIMIT_DATA"):
         if hasattr(resource, name):
             yield resource.getrlimit(getattr(resource, name))[0]  # -1 means no limit
+
+
+class _Mallinfo(ctypes.Structure):
+    """`struct mallinfo2` of malloc.h."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"
+        )
+    ]  # fmt: skip
+
+
+def _find_mallinfo() -> ctypes._NamedFuncPointer | None:
+    try:
+        mallinfo = ctypes.CDLL(None).mallinfo2
+    except (AttributeError, OSError, TypeError):
+        return None
+    mallinfo.restype = _Mallinfo
+    return mallinfo
 
 
 def _find_trim() -> ctypes._NamedFuncPointer | None:

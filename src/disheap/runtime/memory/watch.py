@@ -18,7 +18,7 @@ from disheap.interfaces import Clock
 from disheap.kernel.types import NodeId
 from disheap.logs import get_logger
 from disheap.protocol.gossip import Gossip
-from disheap.runtime.memory.process import MemorySource
+from disheap.runtime.memory.process import FreeBlocks, MemorySource
 
 log = get_logger(__name__)
 
@@ -43,11 +43,17 @@ TRIM_SHARE, TRIM_MAX_BYTES = 1 / 16, 32 << 20
 state becomes smaller, that is after each such step. At 0.1 ms for each MiB the loop then stands still for 3 to 6 ms."""
 TRIM_S, TRIM_MAX_S = 1.0, 60.0
 """Between two trims, if the state has not become smaller meanwhile. One that returns little doubles the time."""
-SLOW_TRIM_S = 0.025
-"""A trim that takes longer has found free memory in very many places. The next one takes as long, whatever it returns.
-So it comes after `TRIM_MAX_S`, unless the node is short of memory."""
-REUSABLE_SHARE = 1 / 4
-"""Freed memory that the allocator cannot give back is used again first. At most this share of the mark counts so."""
+TRIM_BOUND_S = 0.04
+"""A trim that would take longer is left out: free memory lies in too many places. It is used again instead."""
+BLOCK_BYTES, BLOCK_S, SMALL_BLOCK_S, BYTE_S = 4096, 0.4e-6, 20e-9, 0.1e-3 / (1 << 20)
+"""What a trim takes: for each free block of a page and more, also if its pages went back before; for each block of any
+size; and for each byte that goes back."""
+SLOW_TRIM_SHARE = 1 / 2
+"""A node keeps what a trim beyond the bound would return, until its state has shrunk to this share. Then it is done in
+a tick, a minute after the last one at the earliest."""
+REUSABLE_SHARE = 0.3
+"""Freed memory that the allocator cannot give back is used again first. At most this share of the mark counts so. It is
+more than `TRANSIENT_SHARE` and `LEAVE_SHARE` together, so a drained node is not short of memory."""
 MIB = 1 << 20
 
 
@@ -86,6 +92,8 @@ class MemoryWatch:
         self.high_water_bytes = mark_bytes
         self._clock = clock
         self._source = source
+        if mark_bytes:  # otherwise nobody trims
+            source.keep_free_memory()
         self._base_bytes = source.resident_bytes() or 0  # of the process before it has a state
         self._resident_bytes: int | None = None
         self._estimated_bytes = 0
@@ -94,7 +102,10 @@ class MemoryWatch:
         self._checked_at = float("-inf")
         self._trimmed_at = float("-inf")
         self._trim_s = TRIM_S
-        self._trim_is_slow = False
+        self._look_s = 0.0  # that the last trim spent on looking at free blocks
+        self._slow_trim_at = float("-inf")
+        self._kept_from = 0  # the largest state since a slow trim
+        self._blocks_left: FreeBlocks | None = None  # by the last trim
         self._trimmed_from = 0  # the highest use expected since
         self._others: dict[NodeId, tuple[float, bool]] = {}  # that are short: when they said so, whether exhausted
         self._reason = ""
@@ -105,9 +116,9 @@ class MemoryWatch:
         now = self._clock.monotonic()
         if now - self._checked_at >= CHECK_S:
             self._checked_at = now
-            self.check_usage()
+            self.check_usage(in_tick=True)
 
-    def check_usage(self) -> None:
+    def check_usage(self, in_tick: bool = False) -> None:
         """Compare the use with the mark now. Refuses or takes commands, and tells peers of a change."""
         if not self.high_water_bytes:
             self.settle()
@@ -118,7 +129,7 @@ class MemoryWatch:
             self._base_bytes = min(self._base_bytes, self._resident_bytes)  # what the process held has become less
         self._learn(estimate)
         self._estimated_bytes = estimate.total_bytes
-        self._trim_if_due(estimate.has_state)
+        self._trim_if_due(estimate.has_state, in_tick)
         self.used_bytes = self._used()
         self._note_shortage()
         self.settle()
@@ -187,22 +198,50 @@ class MemoryWatch:
         ratio = (self._resident_bytes - self._reusable_bytes - self._base_bytes) / estimate.total_bytes
         self._ratio += (min(max(ratio, RATIO_MIN), RATIO_MAX) - self._ratio) * LEARN_SHARE
 
-    def _trim_if_due(self, has_state: bool) -> None:
+    def _trim_if_due(self, has_state: bool, in_tick: bool = False) -> None:
         """Return freed memory to the operating system. The rest is reusable for new messages, if the machine estimates
         its state."""
         now, expected = self._clock.monotonic(), self._expected()
-        free = (self._resident_bytes or 0) - self._reusable_bytes - expected
+        before = self._resident_bytes or 0
+        free = before - self._reusable_bytes - expected
         self._trimmed_from = max(self._trimmed_from, expected)
+        self._kept_from = max(self._kept_from, self._estimated_bytes)
         if free < self._worth_it() or now - self._trimmed_at < self._wait_s():
             return
+        if self._trim_would_take_s(before - expected) <= TRIM_BOUND_S:
+            self._trim()
+        elif in_tick and self._slow_trim_is_due(now):
+            self._trim()
+            self._slow_trim_at, self._kept_from = now, self._estimated_bytes
         self._trimmed_at, self._trimmed_from = now, expected
-        self._trim_is_slow = self._source.return_free_memory() > SLOW_TRIM_S
-        before, self._resident_bytes = self._resident_bytes or 0, self._source.resident_bytes() or 0
-        went_back = before - self._resident_bytes
-        self._trim_s = TRIM_S if went_back >= free // 4 else min(2 * self._trim_s, TRIM_MAX_S)
+        resident = self._resident_bytes or 0
+        self._trim_s = TRIM_S if before - resident >= free // 4 else min(2 * self._trim_s, TRIM_MAX_S)
         if self.is_short and has_state and expected < self._open_below():
-            left = max(0, self._resident_bytes - expected)
-            self._reusable_bytes = min(left, int(self.high_water_bytes * REUSABLE_SHARE))
+            self._reusable_bytes = min(max(0, resident - expected), int(self.high_water_bytes * REUSABLE_SHARE))
+
+    def _trim(self) -> None:
+        before, took_s = self._resident_bytes or 0, self._source.return_free_memory()
+        self._resident_bytes = self._source.resident_bytes()
+        self._look_s = max(0.0, took_s - BYTE_S * (before - (self._resident_bytes or 0)))
+        self._blocks_left = self._source.free_blocks()
+
+    def _slow_trim_is_due(self, now: float) -> bool:
+        return now - self._slow_trim_at >= TRIM_MAX_S and self._estimated_bytes <= self._kept_from * SLOW_TRIM_SHARE
+
+    def _trim_would_take_s(self, free_bytes: int) -> float:
+        """The seconds that a trim takes now at most, if so many bytes go back. It looks as long as the last one did,
+        and longer for the blocks that were freed since. It looks no longer than if every block were large."""
+        blocks, last = self._source.free_blocks(), self._blocks_left or FreeBlocks(0, 0)
+        if blocks is None:
+            return self._look_s + BYTE_S * free_bytes
+        freed_bytes = max(blocks.size_bytes - last.size_bytes, self._trimmed_from - self._expected())
+        free_bytes = min(free_bytes, freed_bytes)  # what the last trim left cannot go back
+        if blocks.number < last.number:  # freed blocks that lie side by side have become one
+            look_s = self._look_s * blocks.number / last.number
+        else:
+            look_s = self._look_s + BLOCK_S * min(blocks.number - last.number, freed_bytes // BLOCK_BYTES)
+        large = min(blocks.number, blocks.size_bytes // BLOCK_BYTES)
+        return min(look_s, BLOCK_S * large + SMALL_BLOCK_S * blocks.number) + BYTE_S * free_bytes
 
     def _worth_it(self) -> float:
         return min(self.high_water_bytes * TRIM_SHARE, TRIM_MAX_BYTES)
@@ -212,8 +251,6 @@ class MemoryWatch:
 
     def _wait_s(self) -> float:
         """The seconds that have to lie between the last trim and the next."""
-        if self._trim_is_slow:
-            return self._trim_s if self.is_short else TRIM_MAX_S
         return 0.0 if self._has_shrunk() else self._trim_s
 
     # --- what follows ---

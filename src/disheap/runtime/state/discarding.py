@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from disheap.runtime.state.sessions import Sessions
 
@@ -18,11 +18,12 @@ PAUSE_S = 0.005
 
 
 class Discarder:
-    """Frees one state at a time, in the order in which they were given up."""
+    """Frees one state at a time, in the order in which they were given up. `freed` is called after each slice."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, freed: Callable[[], None]) -> None:
         self._loop = loop
-        self._waiting: deque[Sessions] = deque()
+        self._freed = freed
+        self._waiting: deque[Sessions] = deque()  # the first one is being freed
         self._slices: Iterator[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -30,6 +31,10 @@ class Discarder:
     def is_busy(self) -> bool:
         """Whether a state is being freed, or waits for it."""
         return self._timer is not None
+
+    def memory_bytes(self) -> int:
+        """An estimate of the bytes that are not freed yet."""
+        return sum(sessions.memory_bytes() + (sessions.machine_bytes() or 0) for sessions in self._waiting)
 
     def discard(self, sessions: Sessions) -> None:
         """Free this state. Nothing is applied to it any more. Views of it may still be read."""
@@ -46,10 +51,11 @@ class Discarder:
 
     def _step(self) -> None:
         if self._slices is None:
-            self._slices = self._waiting.popleft().discarding()
+            self._slices = self._waiting[0].discarding()
         try:
             next(self._slices)
         except StopIteration:
             self._slices = None
-        is_done = self._slices is None and not self._waiting
-        self._timer = None if is_done else self._loop.call_later(PAUSE_S, self._step)
+            self._waiting.popleft()
+        self._timer = self._loop.call_later(PAUSE_S, self._step) if self._waiting else None
+        self._freed()

@@ -26,7 +26,7 @@ from disheap.errors import (
     SessionExpired,
     WindowExceeded,
 )
-from disheap.interfaces import Discarding, Effects, Hashing, Principal, StateMachine, WorkCounting
+from disheap.interfaces import Discarding, Effects, Hashing, MemoryEstimating, Principal, StateMachine, WorkCounting
 from disheap.kernel.types import Entry
 from disheap.logs import INTERVAL_S, LINES_AT_ONCE, get_logger
 from disheap.protocol import frames
@@ -118,6 +118,10 @@ class Sessions:
     def memory_bytes(self) -> int:
         """An estimate of the session table's memory, with the kept replies."""
         return self.reply_bytes + SESSION_BYTES * len(self.table)
+
+    def machine_bytes(self) -> int | None:
+        """The machine's own estimate of its memory, or None if it makes none."""
+        return self.machine.memory_bytes() if isinstance(self.machine, MemoryEstimating) else None
 
     # --- applying ----------------------------------------------------------------------------------------------------
 
@@ -431,7 +435,7 @@ class Sessions:
         yield from machine.discarding() if isinstance(machine, Discarding) else ()
         while self.table:
             for _ in range(min(DISCARDED_AT_ONCE, len(self.table))):
-                self.table.popitem()
+                self.reply_bytes -= self.table.popitem()[1].reply_bytes
             yield
 
     def state_hash(self) -> bytes:

@@ -115,9 +115,15 @@ class SimMemory:
         """The size of the process that the simulation pretends."""
         return self.resident
 
+    def keep_free_memory(self) -> None:
+        """Does nothing: there is no allocator."""
+
     def return_free_memory(self) -> float:
         """Does nothing, in no time."""
         return 0.0
+
+    def free_blocks(self) -> None:
+        """Nothing is known of them."""
 
 
 class Host:
