@@ -22,7 +22,7 @@ UNLIMITED = 1 << 60
 """Bytes. What is larger means "no limit": cgroup v1 and resource limits write it as a number close to 2^63."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Of malloc.h."""
+"""Numbers of options, from malloc.h."""
 
 
 class FreeBlocks(NamedTuple):
@@ -76,8 +76,8 @@ class ProcessMemory:
             return None
 
     def keep_free_memory(self) -> None:
-        """glibc returns what is free at the end of the heap, all at once: 205 ms for 1.6 GiB, within the call that
-        freed the last block. The threshold for blocks of their own stays what it becomes by itself, 32 MiB."""
+        """By itself, glibc returns what is free at the end of the heap all at once. That took 205 ms for 1.6 GiB, within
+        the call that freed the last block. The threshold for blocks of their own is what it becomes by itself."""
         if self._trim is not None:
             mallopt = ctypes.CDLL(None).mallopt
             mallopt(M_TRIM_THRESHOLD, -1)

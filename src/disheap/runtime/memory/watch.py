@@ -46,8 +46,8 @@ TRIM_S, TRIM_MAX_S = 1.0, 60.0
 TRIM_BOUND_S = 0.04
 """A trim that would take longer is left out: free memory lies in too many places. It is used again instead."""
 BLOCK_BYTES, BLOCK_S, SMALL_BLOCK_S, BYTE_S = 4096, 0.4e-6, 20e-9, 0.1e-3 / (1 << 20)
-"""What a trim takes: for each free block of a page and more, also if its pages went back before; for each block of any
-size; and for each byte that goes back."""
+"""A trim looks at each free block of a page and more, also if its pages went back before. It takes these times for each
+such block, for each block of any size, and for each byte that goes back."""
 SLOW_TRIM_SHARE = 1 / 2
 """A node keeps what a trim beyond the bound would return, until its state has shrunk to this share. Then it is done in
 a tick, a minute after the last one at the earliest."""
