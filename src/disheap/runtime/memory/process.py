@@ -76,8 +76,8 @@ class ProcessMemory:
             return None
 
     def keep_free_memory(self) -> None:
-        """By itself, glibc returns what is free at the end of the heap all at once. That took 205 ms for 1.6 GiB, within
-        the call that freed the last block. The threshold for blocks of their own is what it becomes by itself."""
+        """By itself, glibc returns what is free at the end of the heap all at once. That took 205 ms for 1.6 GiB. It
+        came within the call that freed the last block. Blocks of 32 MiB are still mapped for themselves."""
         if self._trim is not None:
             mallopt = ctypes.CDLL(None).mallopt
             mallopt(M_TRIM_THRESHOLD, -1)
