@@ -58,6 +58,7 @@ HANDLERS: Handlers = {
     broker.GroupMessage: (1, group_messages.take_message),
     broker.Confirm: (1, group_messages.confirm),
     broker.SetGroups: (1, group_messages.set_groups),
+    broker.Overtake: (1, consumers.overtake),
 }
 """(the `machine_version` since which the command exists, its handler). A command that was released never changes its
 fields. A new form of it is a struct of its own with the same tag and a later version. It replaces the old form from

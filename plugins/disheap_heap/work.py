@@ -20,15 +20,15 @@ from collections.abc import Sized
 from disheap_heap.commands.exchanges import remove_binding
 from disheap_heap.commands.sessions import end_some, resend_some
 from disheap_heap.commands.topics import delete
-from disheap_heap.delivery import credit
+from disheap_heap.delivery import credit, overtaking
 from disheap_heap.delivery.delivery import (
-    finish_pop,
     fire_message_timer,
     needed_ids,
     requeue_some,
     serve_later,
     serve_some,
 )
+from disheap_heap.delivery.ending import finish_pop
 from disheap_heap.delivery.leases import expire_lease
 from disheap_heap.settings import MAX_DELIVERIES_PER_CALL
 from disheap_heap.state.dropped import free_one, uncount_freed
@@ -127,10 +127,13 @@ def _serve_waiting(state: State, limit: int) -> int:
 
 
 def _serve_freed_group(state: State, limit: int) -> int:
-    consumers, done = credit.next_freed(state)
+    group, consumers, done = credit.next_freed(state)
     for consumer in consumers:
         if credit.join_turns(state, consumer):
             done += serve_some(state, consumer.topic, max(0, limit - done))
+    topic = overtaking.most_urgent_topic(group)
+    if topic is not None:
+        done += serve_some(state, topic, max(0, limit - done))
     return done
 
 

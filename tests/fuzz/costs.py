@@ -160,6 +160,7 @@ def _invent_command(random: Random) -> Step:
             broker.Subscribe(topic, count, lease_ms=lease_ms, group=random.choice([0, 1])),
             broker.Subscribe(topic, count, no_ack=True),
             broker.SetCredit(0, count, 0, 1),
+            broker.Overtake(1, random.choice([0, 1])),
             broker.Pop(topic, count, 10, lease_ms),
             broker.Ack([(number, 1) for number in range(1, count + 1)]),
             broker.Nack([(number, 1) for number in range(1, count + 1)], random.choice([0, 9])),

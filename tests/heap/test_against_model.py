@@ -218,7 +218,7 @@ class HeapAgainstModel(ViewRules):
         assert answer is TopicLocked
         return True
 
-    @rule(pick=picks, credit=st.integers(1, 5), size=st.sampled_from([0, 5]))
+    @rule(pick=picks, credit=st.integers(0, 5), size=st.sampled_from([0, 5]))
     def set_credit(self, pick: int, credit: int, size: int) -> None:
         consumer = self.some_consumer(pick)
         if consumer is None or consumer.ended or consumer.limit:
@@ -226,6 +226,7 @@ class HeapAgainstModel(ViewRules):
         if consumer.group is not None:
             self.set_group_credit(consumer, credit, size)
             return
+        credit = max(1, credit)
         self.do(broker.SetCredit(consumer.number, credit, size), consumer.session)
         self.model.set_credit(consumer, credit, size or 1 << 24)
         self.expect_pushes()
@@ -236,6 +237,17 @@ class HeapAgainstModel(ViewRules):
         self.do(broker.SetCredit(0, credit, size, number), consumer.session)
         assert consumer.group is not None
         self.model.set_group_credit(consumer.group, credit, size or 1 << 24)
+        self.expect_pushes()
+
+    @rule(pick=picks, above=st.integers(-2, 2))
+    def overtake(self, pick: int, above: int) -> None:
+        self.model.remove_unused_groups()
+        groups = list(self.model.groups.items())
+        if not groups or self.in_slices:
+            return
+        (session, number), group = groups[pick % len(groups)]
+        self.do(broker.Overtake(number, above), session)
+        self.model.overtake(group, above)
         self.expect_pushes()
 
     @rule(pick=picks, give_back=st.booleans())

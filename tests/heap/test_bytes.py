@@ -28,7 +28,7 @@ RECORD_BYTES_MAX_BY_NAME = {"ATTACH": (broker.HELD_MAX + broker.CREDIT_MAX + MAX
 and those to be sent that are found so far."""
 
 SENT_BYTES_MAX_BY_NAME = {
-    "Enqueue": 16,
+    "Enqueue": 64,
     "EnqueueMany": 16,
     "Batch": 32 << 10,
     "Prepare": 100 << 10,
@@ -40,6 +40,7 @@ SENT_BYTES_MAX_BY_NAME = {
     "ListTransactions": 200 << 10,
     "Publish": 16,
     "SetCredit": 16 << 10,
+    "Overtake": 1 << 10,
     "Ack": 200 << 10,
     "Nack": 200 << 10,
     "Extend": 200 << 10,

@@ -20,6 +20,7 @@ from disheap.protocol.broker import (
     EnqueueMany,
     Nack,
     NewMessage,
+    Overtake,
     Pop,
     Publish,
     SetCredit,
@@ -196,6 +197,22 @@ def test_what_a_view_kept_does_not_count_when_the_view_has_ended(is_written: boo
             pass
     del view
     assert driver.machine.memory_bytes() == before
+
+
+def test_groups_that_wait_for_something_more_urgent_count() -> None:
+    driver = with_records()
+    for number in range(ROUNDS):
+        driver.do(Subscribe("idle", 1, group=1 + number))
+        driver.do(SetCredit(0, 0, 0, 1 + number))
+    before = driver.machine.memory_bytes()
+
+    def grow() -> None:
+        for number in range(ROUNDS):
+            driver.do(Overtake(1 + number, number))
+
+    real = held_bytes(grow)
+    estimate = driver.machine.memory_bytes() - before
+    assert real / FACTOR < estimate < real * FACTOR, f"{real // ROUNDS} bytes each, estimated {estimate // ROUNDS}"
 
 
 def test_leases_that_are_sent_again_count() -> None:

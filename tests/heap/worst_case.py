@@ -145,6 +145,23 @@ def attached_group() -> Driver:
     return driver
 
 
+def overtaking_groups(sessions: int = 39) -> Driver:
+    """Full groups of 256 consumers of the same topics. All have asked for something more urgent."""
+    count = broker.CREDIT_GROUP_CONSUMERS_MAX
+    driver = Driver(sessions=sessions)
+    for number in range(count):
+        driver.do(broker.CreateTopic(f"q{number}"))
+    for session in range(1, sessions + 1):
+        for number in range(count):
+            driver.do(broker.Subscribe(f"q{number}", 1, group=1), session)
+        driver.do(broker.SetCredit(0, 0, 0, 1), session)
+        driver.do(broker.Overtake(1, session % 7), session)
+    driver.do(broker.Overtake(1, -1))
+    for number in range(count):
+        driver.do(broker.Enqueue(f"q{number}", NewMessage(b"x", -1)))
+    return driver
+
+
 def held_by_many() -> Driver:
     """Every consumer that a session may have holds 10 messages."""
     driver = many_consumers(10)
@@ -362,6 +379,14 @@ CASES = [
         for count, payload_bytes, name in LARGE
     ),
     Case("a group of 256 consumers", attached_group, broker.SetCredit(0, broker.CREDIT_MAX, 0, 1)),
+    *(
+        Case("256 topics, whose 39 full groups wait for something more urgent", overtaking_groups, command)
+        for command in (
+            broker.SetCredit(0, broker.CREDIT_MAX, 0, 1),
+            broker.Overtake(1, -2),
+            broker.Enqueue("q0", NewMessage(b"x")),
+        )
+    ),
     *(
         Case(state, build, command)
         for command in (

@@ -1,4 +1,4 @@
-"""Consumers: subscribe, pop, set credit, cancel.
+"""Consumers: subscribe, pop, set credit, overtake, cancel.
 
 A consumer is replicated, so a subscription outlives the leader. A pop is a consumer with a limit, and the reply has its
 number. What becomes of the consumers of a session that ends is decided in `sessions`.
@@ -12,6 +12,7 @@ from disheap.protocol.broker import (
     CREDIT_GROUP_CONSUMERS_MAX,
     CREDIT_MAX,
     Cancel,
+    Overtake,
     Pop,
     SetCredit,
     Subscribe,
@@ -19,8 +20,9 @@ from disheap.protocol.broker import (
 )
 from disheap_heap.commands.checks import find_topic, limit_reached, require_access
 from disheap_heap.commands.topics import delete
-from disheap_heap.delivery import credit
-from disheap_heap.delivery.delivery import end_consumer, finish_pop, requeue_all, serve, update_expiry
+from disheap_heap.delivery import credit, overtaking
+from disheap_heap.delivery.delivery import requeue_all, serve, serve_overtaking_group
+from disheap_heap.delivery.ending import end_consumer, finish_pop, update_expiry
 from disheap_heap.delivery.leases import find_consumer
 from disheap_heap.encoding import DONE, encode
 from disheap_heap.settings import POP_MAX
@@ -86,6 +88,15 @@ def set_credit(state: State, session: int, command: SetCredit) -> bytes:
     return DONE
 
 
+def overtake(state: State, session: int, command: Overtake) -> bytes:
+    """Arms a credit group: it is sent one message beyond its credit, if there is or comes one that is more urgent."""
+    group = _find_group(state, session, command.group)
+    state.units += len(group.consumers) // credit.CONSUMERS_PER_UNIT
+    overtaking.arm(state, group, command.above)
+    serve_overtaking_group(state, group)
+    return DONE
+
+
 def cancel(state: State, session: int, command: Cancel) -> bytes:
     """Ends a consumer. Its leases stay, or with `give_back` they are given back at once."""
     consumer = find_consumer(state, session, command.consumer)
@@ -109,14 +120,21 @@ def delete_if_unused(state: State, consumer: Consumer) -> None:
 
 
 def _set_group_credit(state: State, session: int, command: SetCredit) -> bytes:
-    owner = state.sessions.get(session)
-    group = owner.groups.get(command.group) if owner is not None else None
     if command.consumer:
         raise InvalidArgument("a credit is set for a consumer or for a group, not for both; consumer is 0 for a group")
-    if group is None:
-        raise ConsumerNotFound(f"no consumer of this session is in group {command.group}; subscribe first")
-    credit.set_credit(state, group, command.credit, _checked_credit(state, command.credit, command.credit_bytes))
+    group = _find_group(state, session, command.group)
+    credit_bytes = _checked_credit(state, command.credit, command.credit_bytes, least=0)
+    credit.set_credit(state, group, command.credit, credit_bytes)
     return DONE
+
+
+def _find_group(state: State, session: int, number: int) -> CreditGroup:
+    """The credit group of this session. Raises `ConsumerNotFound`."""
+    owner = state.sessions.get(session)
+    group = owner.groups.get(number) if owner is not None else None
+    if group is None:
+        raise ConsumerNotFound(f"no consumer of this session is in group {number}; subscribe first")
+    return group
 
 
 def _group(state: State, session: int, command: Subscribe, credit_bytes: int) -> CreditGroup:
@@ -161,10 +179,10 @@ def _has_exclusive(topic: Topic) -> bool:
     return topic.active == 1 and any(one.exclusive and not one.ended for one in topic.consumers.values())
 
 
-def _checked_credit(state: State, credit: int, credit_bytes: int) -> int:
+def _checked_credit(state: State, credit: int, credit_bytes: int, least: int = 1) -> int:
     """Returns the bound in bytes that applies. Raises `InvalidArgument`."""
-    if not 1 <= credit <= CREDIT_MAX:
-        raise InvalidArgument(f"credit is 1 to {CREDIT_MAX} messages, not {credit}")
+    if not least <= credit <= CREDIT_MAX:
+        raise InvalidArgument(f"credit is {least} to {CREDIT_MAX} messages, not {credit}")
     if not 0 <= credit_bytes <= CREDIT_BYTES_MAX:
         raise InvalidArgument(f"credit_bytes is 0 (the machine's bound) to {CREDIT_BYTES_MAX}, not {credit_bytes}")
     return credit_bytes or state.settings.credit_bytes

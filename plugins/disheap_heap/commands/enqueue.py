@@ -37,7 +37,7 @@ def enqueue(state: State, session: int, command: Enqueue) -> bytes:
         check_capacity(topic, 1)
         check_delayed_capacity(topic, message.delay_ms > 0)
     number = add(state, topic, message, body)
-    if topic.turns.by_number:
+    if topic.turns.by_number or topic.overtaking:
         serve(state, topic)
     return encode(Enqueued(number))
 
@@ -68,7 +68,7 @@ def publish(state: State, session: int, command: Publish) -> bytes:
     kind = SharedMessage if len(topics) > 1 else Message
     for topic in topics:
         add(state, topic, command.message, body, kind)
-        if topic.turns.by_number:
+        if topic.turns.by_number or topic.overtaking:
             serve(state, topic)
     if len(topics) < found:
         return encode(Published(len(topics), found - len(topics)))

@@ -16,8 +16,9 @@ from disheap.errors import InvalidArgument
 from disheap.protocol.broker import ConsumerEnded, Deliver, Held, PopDone, Resumed
 from disheap_heap.commands.consumers import delete_if_unused
 from disheap_heap.commands.topics import delete
-from disheap_heap.delivery import credit
-from disheap_heap.delivery.delivery import end_consumer, requeue_all, serve
+from disheap_heap.delivery import credit, overtaking
+from disheap_heap.delivery.delivery import requeue_all, serve, serve_overtaking_group
+from disheap_heap.delivery.ending import end_consumer
 from disheap_heap.encoding import encode
 from disheap_heap.settings import LEASES_PER_UNIT, MAX_ANSWER_BYTES, MAX_RESENT_PER_REPLY, MAX_SCANNED_PER_CALL
 from disheap_heap.state.messages import deliver
@@ -206,14 +207,19 @@ def _resume_delivery(state: State, session: Session) -> None:
     topics: dict[int, Topic] = {}
     for group in session.groups.values():
         credit.mark_freed(state, group)
+        overtaking.update_group(group)
     for consumer in session.consumers.values():
         if credit.join_turns(state, consumer):
             topics[consumer.topic.number] = consumer.topic
     for topic in topics.values():
         serve(state, topic)
+    for group in session.groups.values():
+        serve_overtaking_group(state, group)
 
 
 def _leave_turns(state: State, session: Session) -> None:
+    for group in session.groups.values():
+        overtaking.update_group(group)
     for consumer in session.consumers.values():
         credit.leave_turns(state, consumer)
 

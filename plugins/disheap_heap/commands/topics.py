@@ -22,7 +22,8 @@ from disheap.protocol.broker import (
 )
 from disheap_heap.commands.checks import check_name, find_existing, limit_reached, require_access, require_free
 from disheap_heap.commands.exchanges import check_bindings_of_owner, remove_binding
-from disheap_heap.delivery.delivery import drop_all_waiting, end_consumer, requeue_all, update_expiry
+from disheap_heap.delivery.delivery import drop_all_waiting, requeue_all
+from disheap_heap.delivery.ending import end_consumer, update_expiry
 from disheap_heap.encoding import encode
 from disheap_heap.state.state import Session, State, Topic
 from disheap_heap.state.views import keep_deleted, keep_record_bytes, keep_session, keep_topic

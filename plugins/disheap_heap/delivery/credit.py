@@ -11,6 +11,7 @@ topic whose message was settled has no advantage over the others.
 
 from __future__ import annotations
 
+from disheap_heap.delivery import overtaking
 from disheap_heap.state.state import Consumer, CreditGroup, Session, State
 from disheap_heap.state.views import keep_consumer, keep_group, keep_session, keep_turns
 
@@ -47,6 +48,7 @@ def add_to_group(state: State, group: CreditGroup, consumer: Consumer) -> None:
     group.consumers[consumer.number] = consumer
     for number in [one.number for one in group.consumers.values() if one.delivered]:
         group.consumers.move_to_end(number)
+    overtaking.update_consumer(consumer)
 
 
 def charge(state: State, group: CreditGroup, consumer: Consumer, body_bytes: int) -> None:
@@ -73,6 +75,7 @@ def mark_freed(state: State, group: CreditGroup) -> None:
     """Lets the consumers of the group join their turns at the end of this call, if the group has credit."""
     if not group.is_full():
         state.freed.setdefault(group.key, group)
+        overtaking.update_group(group)
 
 
 def set_credit(state: State, group: CreditGroup, credit: int, credit_bytes: int) -> None:
@@ -92,6 +95,7 @@ def remove_from_group(state: State, consumer: Consumer) -> None:
     if consumer.group is not None:
         if state.views:
             keep_group(state, consumer.group)
+        overtaking.update_consumer(consumer)
         del consumer.group.consumers[consumer.number]
 
 
@@ -103,6 +107,7 @@ def remove_unused_group(state: State, consumer: Consumer) -> None:
         if state.views:
             keep_session(state, consumer.session)
         state.freed.pop(group.key, None)
+        overtaking.disarm(state, group)
         consumer.session.groups.pop(group.key[1], None)
 
 
@@ -110,6 +115,7 @@ def end_groups(state: State, session: Session) -> None:
     """Removes all groups of a session that has ended."""
     for group in session.groups.values():
         state.freed.pop(group.key, None)
+        overtaking.disarm(state, group)
     for consumer in session.consumers.values():
         if state.views:
             keep_consumer(state, consumer)
@@ -117,12 +123,13 @@ def end_groups(state: State, session: Session) -> None:
     session.groups.clear()
 
 
-def next_freed(state: State) -> tuple[list[Consumer], int]:
-    """Takes one freed group. Returns its consumers, the next one first, and the units of work for them."""
+def next_freed(state: State) -> tuple[CreditGroup, list[Consumer], int]:
+    """Takes one freed group. Returns it, its consumers with the next one first, and the units of work for them."""
     _, group = state.freed.popitem(last=False)
-    return list(group.consumers.values()), 1 + len(group.consumers) // CONSUMERS_PER_UNIT
+    return group, list(group.consumers.values()), 1 + len(group.consumers) // CONSUMERS_PER_UNIT
 
 
 def _leave_turns_of_group(state: State, group: CreditGroup) -> None:
     for consumer in group.consumers.values():
         leave_turns(state, consumer)
+    overtaking.update_group(group)

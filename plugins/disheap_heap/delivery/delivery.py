@@ -13,15 +13,16 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
-from disheap.protocol.broker import Deliver, NewMessage, PopDone
-from disheap_heap.delivery import credit
+from disheap.protocol.broker import Deliver, NewMessage
+from disheap_heap.delivery import credit, overtaking
+from disheap_heap.delivery.ending import finish_pop, forget_consumer
 from disheap_heap.encoding import encode
 from disheap_heap.state.dropped import LARGE_BYTES, free_within_bound
 from disheap_heap.state.footprint import count_extras, uncount_extras
 from disheap_heap.state.kept import DROPPED_BYTES, TUPLE_BYTES
 from disheap_heap.state.messages import Body, Content, Message, SharedMessage, deliver
 from disheap_heap.state.ready import ReadyMessages
-from disheap_heap.state.state import Consumer, Lease, PurgedMessages, State, Topic
+from disheap_heap.state.state import Consumer, CreditGroup, Lease, PurgedMessages, State, Topic
 from disheap_heap.state.views import (
     ids_of_views,
     keep_consumer,
@@ -30,8 +31,6 @@ from disheap_heap.state.views import (
     keep_message_bytes,
     keep_place,
     keep_purged,
-    keep_record_bytes,
-    keep_topic,
     keep_turns,
 )
 from disheap_heap.tables import timers
@@ -110,9 +109,35 @@ def serve_some(state: State, topic: Topic, limit: int) -> int:
             return done
         _deliver(state, topic, consumer, ready.pop())
         done += 1
+    if topic.overtaking:
+        return done + _serve_overtaking(state, topic, limit - done)
     if state.unserved:
         state.unserved.pop(topic.number, None)
     return done
+
+
+def _serve_overtaking(state: State, topic: Topic, limit: int) -> int:
+    """Delivers messages beyond the credit of groups that wait for something more urgent, at most `limit`. Postpones the
+    rest. No consumer of the topic has credit. Returns how many it delivered."""
+    done = 0
+    while (consumer := overtaking.next_consumer(topic)) is not None:
+        if done >= limit or state.push_bytes_left <= 0:
+            state.unserved.setdefault(topic.number, topic)
+            return done
+        assert consumer.group is not None
+        overtaking.disarm(state, consumer.group)
+        _deliver(state, topic, consumer, topic.ready.pop())
+        done += 1
+    if state.unserved:
+        state.unserved.pop(topic.number, None)
+    return done
+
+
+def serve_overtaking_group(state: State, group: CreditGroup) -> None:
+    """Delivers the most urgent message that an armed group may be sent, if there is one."""
+    topic = overtaking.most_urgent_topic(group)
+    if topic is not None:
+        serve(state, topic)
 
 
 def serve_freed_groups(state: State) -> None:
@@ -124,10 +149,11 @@ def serve_freed_groups(state: State) -> None:
 
 def serve_next_freed_group(state: State) -> int:
     """Serves one freed group. Returns the units of work for its consumers. The deliveries are counted in `serve`."""
-    consumers, units = credit.next_freed(state)
+    group, consumers, units = credit.next_freed(state)
     for consumer in consumers:
         if credit.join_turns(state, consumer):
             serve(state, consumer.topic)
+    serve_overtaking_group(state, group)
     return units
 
 
@@ -139,7 +165,7 @@ def serve_all(state: State, topics: Iterable[Topic]) -> None:
 
 def serve_later(state: State, topic: Topic) -> None:
     """Postpones the deliveries of a topic, if there are any."""
-    if topic.turns.by_number and topic.ready.chunks:
+    if (topic.turns.by_number or topic.overtaking) and topic.ready.chunks:
         state.unserved.setdefault(topic.number, topic)
 
 
@@ -300,6 +326,7 @@ def requeue_some(state: State, consumer: Consumer, limit: int) -> int:
         state.returning.setdefault(consumer.number, consumer)
     else:
         state.returning.pop(consumer.number, None)
+    overtaking.update_consumer(consumer)
     for lease in leases:
         requeue(state, lease)
     credit.join_turns(state, consumer)
@@ -445,56 +472,3 @@ def drop_all_waiting(state: State, topic: Topic) -> int:
         topic.ready_bytes = topic.delayed_bytes = 0
     state.unserved.pop(topic.number, None)
     return count
-
-
-def finish_pop(state: State, consumer: Consumer) -> None:
-    """Ends a pop that has all its messages, or whose time is over, and tells its session. Its leases stay."""
-    state.push(consumer.session, encode(PopDone(consumer.number, consumer.delivered)))
-    end_consumer(state, consumer)
-
-
-def end_consumer(state: State, consumer: Consumer) -> None:
-    """Ends a consumer. Its leases stay. The caller deletes its topic if that is due (`consumers.delete_if_unused`)."""
-    state.units += 1
-    topic = consumer.topic
-    if state.views:
-        keep_consumer(state, consumer)
-    consumer.ended = True
-    credit.remove_from_group(state, consumer)
-    credit.leave_turns(state, consumer)
-    topic.active -= 1
-    state.active -= 1
-    if consumer.limit:
-        state.timers.disarm(timers.POP, consumer.number)
-    else:
-        topic.subscribers -= 1
-        state.subscribers -= 1
-    update_expiry(state, topic)
-    if not consumer.leases:
-        forget_consumer(state, consumer)
-
-
-def forget_consumer(state: State, consumer: Consumer) -> None:
-    """Removes a consumer that has ended and holds nothing."""
-    number = consumer.number
-    if state.views:
-        keep_record_bytes(state, consumer)
-    del state.consumers[number], consumer.topic.consumers[number]
-    consumer.session.consumers.pop(number, None)  # a session that is ending no longer has it
-    state.returning.pop(number, None)
-    credit.remove_unused_group(state, consumer)
-
-
-def update_expiry(state: State, topic: Topic) -> None:
-    """Starts or stops the timer that deletes an unused topic (AMQP's x-expires)."""
-    lifetime = topic.settings.expires_ms
-    if not lifetime or not topic.alive:
-        return
-    if state.views:
-        keep_topic(state, topic)
-    if topic.active:
-        topic.expires_at_ms = 0
-        state.timers.disarm(timers.TOPIC, topic.number)
-    else:
-        topic.expires_at_ms = state.now_ms + lifetime
-        state.timers.arm(timers.TOPIC, topic.number, topic.expires_at_ms, topic.number)

@@ -70,6 +70,7 @@ def _records(state: State) -> Iterator[None]:
     while state.timers.drain():
         yield
     yield from map(_nothing, _taken(state.copies))
+    yield from map(_nothing, _taken(state.armed))
     state.routes.clear()
     state.topics_by_number.clear()
 
@@ -95,6 +96,9 @@ def _topic(state: State, topic: Topic) -> Iterator[None]:
     topic.owner = None
     topic.turns.clear()
     yield
+    while topic.overtaking:
+        topic.overtaking.pop()
+        yield
     while (message := topic.ready.drain()) is not None:
         state.ready -= 1
         yield from _message(state, message)

@@ -16,6 +16,7 @@ from disheap.errors import SnapshotDamaged, VersionUnsupported
 from disheap.protocol.broker import NewMessage, TopicSettings
 from disheap.protocol.frames import UNREADABLE
 from disheap_heap.commands.exchanges import add_binding
+from disheap_heap.delivery import overtaking
 from disheap_heap.delivery.delivery import first_event_ms
 from disheap_heap.settings import HeapSettings
 from disheap_heap.snapshots.discarding import discarding
@@ -177,6 +178,9 @@ class _Restorer:
 
     def _freed(self, session: int, group: int) -> None:
         self._state.freed[session, group] = self._state.sessions[session].groups[group]
+
+    def _armed(self, session: int, group: int, above: int) -> None:
+        self._state.armed[session, group] = above
 
     def _session(self, number: int) -> Session:
         session = self._state.sessions.get(number) or self._ended_sessions.get(number)
@@ -349,6 +353,8 @@ class _Restorer:
         for topic in self._state.topics.values():
             topic.ready.push_many(self._ready_messages.pop(topic, []))
             topic.arrivals.load(sorted([*topic.ready.by_id(), *topic.delayed, *leased.get(topic, ())]))
+        for (session, number), above in list(self._state.armed.items()):
+            overtaking.arm(self._state, self._state.sessions[session].groups[number], above)
         return self._state
 
 

@@ -45,7 +45,7 @@ from disheap_heap.state.view import View
 from disheap_heap.state.views import open_view
 from disheap_heap.tables.partitioned import PartitionedDict
 
-FORMAT = 10
+FORMAT = 11
 """The format of the versions that this release runs. A release that knows several formats writes the one of the
 cluster's `machine_version`. So an older node can read it before the raise."""
 PIECE_BYTES = 256 << 10
@@ -80,6 +80,7 @@ TABLES = (
     "outbox",
     "unserved",
     "freed",
+    "armed",
     "returning",
     "ending",
     "resending",
@@ -144,6 +145,7 @@ def _tables(view: View) -> Iterator[tuple[str, Iterator[tuple[Row, int] | None]]
     yield "outbox", _sized(row for queue in view.queues for row in queue.rows())
     yield "unserved", _sized((number,) for number in view.unserved)
     yield "freed", _sized(view.freed)
+    yield "armed", _sized((*key, above) for key, above in view.armed)
     yield "returning", _sized((number,) for number in view.returning)
     yield "ending", _sized((one.number, one.principal, view.owned(one)) for one in view.ending)
     yield "resending", _sized((one.number,) for one in view.resending)

@@ -28,6 +28,8 @@ EXCHANGE_BYTES = 500
 CONSUMER_BYTES = 500
 """The memory of a subscription or a pop: an object, a dict, and its entries in three others."""
 SESSION_BYTES = 500
+ARMED_BYTES = 250
+"""A credit group that waits for something more urgent: its entry in a dict, its bound, and an entry of a consumer."""
 BINDING_BYTES = 500
 """Its entries in the exchange and in the topic, and the key."""
 PATTERN_NODE_BYTES = 200
@@ -61,6 +63,7 @@ def memory_bytes(state: State) -> int:
         + EXCHANGE_BYTES * len(state.exchanges)
         + CONSUMER_BYTES * len(state.consumers)
         + SESSION_BYTES * len(state.sessions)
+        + ARMED_BYTES * len(state.armed)
         + BINDING_BYTES * state.bindings
         + PATTERN_NODE_BYTES * state.pattern_nodes
         + TRANSACTION_BYTES * len(state.transactions.open)

@@ -92,7 +92,7 @@ class CreditGroup:
     """One credit for several consumers of a session. `consumers`: those that have not ended, the next one first. `held`
     and `held_bytes` count the messages that they and ended consumers hold."""
 
-    __slots__ = ("consumers", "credit", "credit_bytes", "held", "held_bytes", "key")
+    __slots__ = ("above", "armed", "consumers", "credit", "credit_bytes", "held", "held_bytes", "key")
 
     def __init__(self, session: int, number: int, credit: int, credit_bytes: int) -> None:
         self.key = (session, number)
@@ -100,6 +100,8 @@ class CreditGroup:
         self.credit_bytes = credit_bytes
         self.held = 0
         self.held_bytes = 0
+        self.above: int | None = None  # it may be sent one message that is more urgent: see `overtaking`
+        self.armed = 0  # grows with each group that is armed. Only the order is state
         self.consumers: OrderedDict[int, Consumer] = OrderedDict()
 
     def is_full(self) -> bool:
@@ -185,6 +187,7 @@ class Topic:
         "leased",
         "name",
         "number",
+        "overtaking",
         "owner",
         "ready",
         "ready_bytes",
@@ -213,6 +216,8 @@ class Topic:
         self.active = 0  # consumers and pops that have not ended
         self.subscribers = 0  # consumers that have not ended, without pops
         self.turns: Turns[Consumer] = Turns()
+        self.overtaking: list[tuple[int, int, int, Consumer]] = []
+        """(bound, order of arming, number, consumer), sorted: see `overtaking`"""
         self.bindings: dict[tuple[Exchange[Topic], str], None] = {}  # (exchange, routing key)
         self.expires_at_ms = 0  # when it is deleted because it is unused; 0 while it is used
         self.arrivals = Arrivals()
@@ -285,6 +290,8 @@ class State:
         self.timers = Timers()
         self.unserved: OrderedDict[int, Topic] = OrderedDict()  # postponed: they are served later
         self.freed: OrderedDict[tuple[int, int], CreditGroup] = OrderedDict()  # have credit again: see `credit`
+        self.armed: OrderedDict[tuple[int, int], int] = OrderedDict()  # bounds of groups, in the order of arming
+        self.last_armed = 0  # not state
         self.returning: OrderedDict[int, Consumer] = OrderedDict()  # postponed: their leases are given back
         self.ending: OrderedDict[int, Session] = OrderedDict()  # postponed: they end, with their topics and consumers
         self.resending: OrderedDict[int, Session] = OrderedDict()  # postponed: their leases are sent again
@@ -310,7 +317,7 @@ class State:
         for session in (*self.sessions.values(), *self.ending.values()):
             session.consumers, session.owned, session.groups = {}, {}, {}
         for topic in self.topics.values():
-            topic.consumers, topic.bindings, topic.owner = {}, {}, None
+            topic.consumers, topic.bindings, topic.owner, topic.overtaking = {}, {}, None, []
             topic.turns.clear()
 
     def begin_call(self) -> list[tuple[int, bytes]]:

@@ -64,6 +64,7 @@ class View:
         self.exchanges = list(state.exchanges.values())  # what a row holds of an exchange never changes
         self.unserved = list(state.unserved)
         self.freed = list(state.freed)
+        self.armed = list(state.armed.items())
         self.returning = list(state.returning)
         self.ending = list(state.ending.values())
         self.resending = list(state.resending.values())

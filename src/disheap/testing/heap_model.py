@@ -36,7 +36,7 @@ class Model:
         self.attached: dict[int, bool] = {}
         self.groups: dict[tuple[int, int], ModelGroup] = {}  # by session and number
         self.freed: list[ModelGroup] = []  # have credit again, in this call
-        self.last_message = self.last_consumer = self.last_topic = self.last_transaction = 0
+        self.last_message = self.last_consumer = self.last_topic = self.last_transaction = self.last_armed = 0
         self.transactions: dict[str, ModelTransaction] = {}
         self.finished: dict[str, ModelOutcome] = {}
         self.known_groups = [group]  # that take messages of others
@@ -179,9 +179,36 @@ class Model:
         """The end of a call: the consumers of each group that has credit again join their turns. Each topic is served
         before the next consumer joins."""
         while self.freed:
-            for consumer in list(self.freed.pop(0).turns):
+            group = self.freed.pop(0)
+            for consumer in list(group.turns):
                 if self.join_turns(consumer):
                     self.serve(consumer.topic)
+            self.serve_overtaking_group(group)
+
+    def overtake(self, group: ModelGroup, above: int) -> None:
+        """Lets a group have one message beyond its credit that is more urgent than `above`."""
+        self.last_armed += 1
+        group.above, group.armed = above, self.last_armed
+        self.serve_overtaking_group(group)
+
+    def serve_overtaking_group(self, group: ModelGroup) -> None:
+        """Serves the topic with the most urgent message that an armed group may be sent."""
+        topics = [one.topic for one in group.turns if not one.ended and self.overtaking(one.topic) is not None]
+        if group.above is not None and self.is_full(group) and topics:
+            self.serve(min(topics, key=lambda one: self.ready(one)[0].rank()[0]))
+
+    def overtaking(self, topic: ModelTopic) -> ModelConsumer | None:
+        """The consumer that is sent the first ready message of a topic beyond its credit, or None."""
+        waiting = [
+            (one.group.above, one.group.armed, one.number, one)
+            for one in self.active(topic)
+            if one.group is not None and one.group.above is not None and self.is_full(one.group)
+            if self.attached.get(one.session)
+        ]
+        ready = self.ready(topic)
+        if not waiting or not ready or ready[0].urgency() <= min(waiting)[0]:
+            return None
+        return min(waiting)[3]
 
     def remove_unused_groups(self) -> None:
         """Removes the groups without consumers. An ended consumer counts while it holds a message."""
@@ -334,6 +361,9 @@ class Model:
         touched = [one.topic for one in self.consumers if one.session == session and self.join_turns(one)]
         for topic in dict.fromkeys(touched):
             self.serve(topic)
+        for (owner, _), group in self.groups.items():
+            if owner == session:
+                self.serve_overtaking_group(group)
         return missing, ended
 
     def detach(self, session: int) -> None:
@@ -442,9 +472,14 @@ class Model:
         return topic.settings.overflow == "reject" and 0 < topic.settings.max_messages < count + more
 
     def serve(self, topic: ModelTopic) -> None:
-        """Delivers ready messages of a topic while consumers can receive."""
+        """Delivers ready messages of a topic while consumers can receive, and then to groups that wait for something
+        more urgent."""
         while topic.turns and self.ready(topic):
             self.deliver(self.ready(topic)[0], topic.turns.pop(0))
+        while not topic.turns and (consumer := self.overtaking(topic)) is not None:
+            assert consumer.group is not None
+            consumer.group.above = None
+            self.deliver(self.ready(topic)[0], consumer)
 
     def deliver(self, message: ModelMessage, consumer: ModelConsumer) -> None:
         """Delivers a message to a consumer: with a lease, or without one if the consumer is no-ack."""

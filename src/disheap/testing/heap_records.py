@@ -31,6 +31,10 @@ class ModelMessage:
         """Bytes of payload, headers and key: what counts for credit."""
         return len(self.new.payload) + len(self.new.encoded_headers) + len(self.new.key.encode())
 
+    def urgency(self) -> int:
+        """The priority, negated where the smallest comes first."""
+        return -self.rank()[0]
+
     def rank(self) -> tuple[int, int]:
         """The key by which ready messages are sorted: priority, then the order of enqueueing."""
         return (self.priority if self.topic.settings.mode == "min" else -self.priority, self.id)
@@ -38,11 +42,14 @@ class ModelMessage:
 
 @dataclass(eq=False)
 class ModelGroup:
-    """Consumers of a session that share one credit. `turns`: the next consumer comes first."""
+    """Consumers of a session that share one credit. `turns`: the next consumer comes first. If `above` is set, the
+    group waits for a message more urgent than that."""
 
     credit: int
     credit_bytes: int
     turns: list[ModelConsumer] = field(default_factory=list)
+    above: int | None = None  # it may be sent one message more that is more urgent
+    armed: int = 0  # the lower number was armed first
 
 
 @dataclass(eq=False)

@@ -9,9 +9,12 @@ from msgspec import Meta
 
 from disheap.protocol.broker.fields import (
     BATCH_MAX,
+    CREDIT_GROUP_MAX,
     GROUPS_MAX,
     HELD_MAX,
     NAMED_MAX,
+    PRIORITY_MAX,
+    PRIORITY_MIN,
     TOKENS_MAX,
     CreditGroup,
     Duration,
@@ -65,8 +68,8 @@ class Subscribe(Exact, tag=4, frozen=True):
 
 
 class SetCredit(Exact, tag=5, frozen=True):
-    """Set the credit of a consumer. If `group` is not 0, `consumer` is 0 and the credit is that of the group. Reply:
-    `Done`."""
+    """Set the credit of a consumer. If `group` is not 0, `consumer` is 0 and the credit is that of the group. A group
+    with a credit of 0 is sent nothing. Reply: `Done`."""
 
     consumer: int
     credit: int
@@ -283,6 +286,17 @@ class SetGroups(Exact, tag=25, frozen=True):
     groups: Annotated[list[Group], Meta(max_length=GROUPS_MAX)]
 
 
+class Overtake(Exact, tag=26, frozen=True):
+    """Ask for one message beyond the credit of a group. While the credit is used up, the first message whose urgency is
+    above `above` is sent to the group, once. This may be at once, if such a message is ready. The urgency is the
+    priority, negated in a topic of mode "min". Consumers with credit come first. Of several groups that asked, the one
+    with the lowest `above` gets the message, and then the one that asked first. Asking again replaces `above`. It ends
+    with the group. Reply: `Done`."""
+
+    group: Annotated[int, Meta(ge=1, le=CREDIT_GROUP_MAX)]
+    above: Annotated[int, Meta(ge=PRIORITY_MIN, le=PRIORITY_MAX)]
+
+
 Command = (
     Enqueue
     | EnqueueMany
@@ -309,6 +323,7 @@ Command = (
     | GroupMessage
     | Confirm
     | SetGroups
+    | Overtake
 )
 
 

@@ -94,10 +94,9 @@ class Reference:
         topic = self._topic(command.topic)
         self._check_capacity(topic, *command.messages)
         first = self.model.last_message + 1
-        turns, topic.turns = topic.turns, []
         for message in command.messages:
-            self._put(topic, message)
-        topic.turns = turns
+            self.messages[self.model.last_message + 1] = (topic.name, message)
+            self.model.put(topic, message)
         self.model.serve(topic)
         return broker.EnqueuedMany(first, len(command.messages))
 
@@ -284,6 +283,15 @@ class Reference:
         if consumer.group is not None:
             raise Refused("invalid-argument")
         self.model.set_credit(consumer, command.credit, command.credit_bytes or CREDIT_BYTES)
+        return broker.Done()
+
+    def _overtake(self, command: broker.Overtake, session: int) -> broker.Reply:
+        self.model.remove_unused_groups()
+        group = self.model.groups.get((session, command.group))
+        if group is None:
+            raise Refused("consumer-not-found")
+        self.seen["overtake"] += 1
+        self.model.overtake(group, command.above)
         return broker.Done()
 
     def _cancel(self, command: broker.Cancel, session: int) -> broker.Reply:

@@ -39,7 +39,7 @@ from disheap.testing.simulator.cluster.cluster import Cluster
 from disheap.testing.simulator.world.rng import Rng
 
 READING = frozenset({"_peek", "_ask"})
-TAKING = frozenset({"_subscribe", "_pop", "_set_credit", "_settle_stale"})
+TAKING = frozenset({"_subscribe", "_pop", "_set_credit", "_overtake", "_settle_stale"})
 BRINGING = frozenset({"_enqueue", "_pipeline", "_enqueue_many"})
 PROFILES: tuple[frozenset[str], ...] = (frozenset(), frozenset(), READING, TAKING, BRINGING)
 """What a client does five times as often as others; the first ones, nothing."""
@@ -138,6 +138,7 @@ class Worker(SimulatedClient):
             (self._settle_stale, 2),
             (self._extend, 3),
             (self._set_credit, 2),
+            (self._overtake, 3),
             (self._recover, 1),
             (self._cancel, 3),
             (self._create_topic, 5),
@@ -399,6 +400,11 @@ class Worker(SimulatedClient):
     async def _set_credit(self) -> None:
         if self._consumers:
             await self.rng.pick(self._consumers).set_credit(self.rng.between(1, 8))
+
+    async def _overtake(self) -> None:
+        """The consumers of group 1 ask for something more urgent than they have."""
+        if self._consumers:
+            await self._client.driver.request(broker.Overtake(1, self.rng.pick((-3, 0, 0, 1, broker.PRIORITY_MIN))))
 
     async def _recover(self) -> None:
         if self._numbers:
