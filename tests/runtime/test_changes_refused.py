@@ -10,7 +10,7 @@ from tests.runtime.test_membership import growing
 from tests.support.nodes import Node, TestRegistry
 from tests.support.wire import wait_until
 
-from disheap.errors import ChangeInProgress, QuorumAtRisk
+from disheap.errors import ChangeInProgress, MemberAlive, QuorumAtRisk
 from disheap.kernel.membership import voters_of
 from disheap.kernel.types import NodeId
 from disheap.testing.counter import CounterMachine
@@ -67,6 +67,29 @@ async def test_a_change_waits_a_moment_for_members_that_do_not_answer(
                 await leader.membership.change("remove", other)
         assert asked > 3
         assert len(leader.group.raft.membership.members) == (2 if come_back else 3)
+
+
+async def test_a_member_is_not_replaced_whose_answers_wait_to_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a pause of the leader no member seems to be in touch. One that was replaced has lost its vote for ever."""
+    async with growing(tmp_path) as cluster:
+        await cluster.wait_leader()
+        await cluster.grow("n2", "n3")
+        leader = await cluster.wait_leader()
+        contact, asked = leader.group.contact, 0
+        in_touch = contact.members_in_touch
+
+        def after_a_pause() -> frozenset[NodeId]:
+            nonlocal asked
+            asked += 1
+            return in_touch() if asked > 3 else frozenset()
+
+        monkeypatch.setattr(contact, "members_in_touch", after_a_pause)
+        other = next(name for name in ("n1", "n2", "n3") if name != leader.name)
+        with pytest.raises(MemberAlive, match="so it has its data"):
+            await leader.membership.change("replace", other)
+        assert asked > 3 and len(voters_of(leader.group.raft.membership)) == 3
 
 
 async def test_a_node_that_does_not_run_the_clusters_version_is_not_let_in(

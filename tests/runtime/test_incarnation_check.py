@@ -201,7 +201,7 @@ def test_a_member_is_welcomed_when_it_is_on_disk_and_not_before() -> None:
     assert host.events == []
     host.thread.go_on()
     assert host.events == [True]
-    assert host.kept == KnownPeers(False, ((2, 7),))
+    assert host.kept == KnownPeers(False, ((2, 7),), listed=3)
     host.thread.go_on()
     host.incarnation_check.meet(TWO, 7, host.events.append)
     assert host.events == [True, True, True]
@@ -217,7 +217,7 @@ def test_a_node_takes_part_when_it_is_durable_that_all_have_welcomed_it() -> Non
     assert host.events == [True, True]
     host.thread.go_on()
     assert host.events == [True, True, "takes part"]
-    assert host.kept == KnownPeers(True, ((2, 7), (3, 7)))
+    assert host.kept == KnownPeers(True, ((2, 7), (3, 7)), listed=3)
 
 
 def test_having_been_met_is_not_having_been_welcomed() -> None:
@@ -296,7 +296,7 @@ def test_what_could_not_be_written_at_the_last_welcome_is_written_later(error: S
     host.thread.go_on()
     assert host.thread.jobs == []
     assert host.events == [True, True, "takes part"]
-    assert host.kept == KnownPeers(True, ((2, 7), (3, 7)))
+    assert host.kept == KnownPeers(True, ((2, 7), (3, 7)), listed=3)
 
 
 def test_a_node_that_has_stopped_begins_nothing_when_its_last_write_returns() -> None:

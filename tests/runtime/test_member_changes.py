@@ -274,7 +274,7 @@ def test_a_changed_list_is_obeyed_neither_before_nor_after_a_change() -> None:
 
 def test_a_list_with_other_addresses_is_obeyed_while_members_never_changed() -> None:
     first_id = NodeConfig(name="n1", **STATIC).cluster_id()
-    met = KnownPeers(True, ((2, 20), (3, 30)))
+    met = KnownPeers(True, ((2, 20), (3, 30)), listed=3)
     stored = StoredIdentity(Identity(first_id, 1, "n1", 7), met)
     moved: dict[str, Any] = {"members": tuple(MemberConfig(f"n{n}", f"m{n}:8300") for n in (1, 2, 3))}
     found = origin(stored, **moved)
@@ -285,7 +285,15 @@ def test_a_list_with_other_addresses_is_obeyed_while_members_never_changed() -> 
         with pytest.raises(WrongDirectory, match="Set them back"):
             origin(stored, members=members)
     with pytest.raises(WrongDirectory, match="Set them back"):
-        origin(stored._replace(peers=KnownPeers(False, ((2, 20), (3, 30)))), **moved)
+        origin(stored._replace(peers=met._replace(takes_part=False)), **moved)
+
+
+def test_a_list_with_other_addresses_is_obeyed_by_a_node_that_missed_a_change() -> None:
+    """Seed 7023: the node has met a member that joined, and has no membership in its log yet."""
+    first_id = NodeConfig(name="n1", **STATIC).cluster_id()
+    stored = StoredIdentity(Identity(first_id, 1, "n1", 7), KnownPeers(True, ((2, 20), (3, 30), (4, 40)), listed=3))
+    moved = {"members": tuple(MemberConfig(f"n{n}", f"m{n}:8300") for n in (1, 2, 3))}
+    assert origin(stored, **moved).own == 1
 
 
 def test_a_member_is_looked_for_at_its_logged_and_its_configured_address() -> None:

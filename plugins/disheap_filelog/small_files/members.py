@@ -9,8 +9,8 @@ read.
 offset   size  each copy; the second one at 4096
 0        4     magic, "DHA1"
 4        4     length of the rest without the checksum
-8        n     MessagePack of (whether this node takes part, ((member, incarnation), ...)), by member; behind them,
-               if there are some: the voters of the newest membership, and whether this node was removed
+8        n     MessagePack of (whether this node takes part, ((member, incarnation), ...), by member, the voters of
+               the newest membership, whether this node was removed, the members of its static list)
 8 + n    4     checksum of all before it
 """
 
@@ -41,6 +41,7 @@ class _Body(msgspec.Struct, array_like=True, frozen=True):
     incarnations: tuple[tuple[int, int], ...]
     voters: tuple[int, ...] = ()
     is_removed: bool = False
+    listed: int = 0
 
 
 _decode = msgspec.msgpack.Decoder(_Body).decode
@@ -88,8 +89,7 @@ class Members:
 
 def write(filesystem: Filesystem, directory: str, state: KnownPeers) -> None:
     """Writes both copies into a new file and renames it into place. Durable when it returns."""
-    since_changes = (state.voters, state.is_removed) if state.voters or state.is_removed else ()
-    body = msgspec.msgpack.encode((state.takes_part, state.incarnations, *since_changes))
+    body = msgspec.msgpack.encode(_Body(*state))
     copy = _HEAD.pack(MAGIC, len(body)) + body
     copy += _CHECKSUM.pack(crc32(copy))
     assert len(copy) <= COPY_AT[1], "more members than there can be"
@@ -112,4 +112,4 @@ def _read(data: bytes) -> KnownPeers | None:
         body = _decode(data[_HEAD.size : end])
     except UNREADABLE:
         return None
-    return KnownPeers(body.takes_part, body.incarnations, body.voters, body.is_removed)
+    return KnownPeers(*msgspec.structs.astuple(body))

@@ -26,12 +26,14 @@ class Identity(msgspec.Struct, frozen=True):
 class KnownPeers(NamedTuple):
     """The members that a node has met, and whether it has taken part since its directory was made. `voters` are those
     of the newest membership that was appended to the log, () before there was one. They are saved before the append. So
-    a log whose end is torn never hides that there are other voters."""
+    a log whose end is torn never hides that there are other voters. `listed` is how many members the static list had
+    with which the directory was made, 0 without one."""
 
     takes_part: bool
     incarnations: tuple[tuple[int, int], ...]  # (member, incarnation), by member
     voters: tuple[int, ...] = ()  # in ascending order
     is_removed: bool = False  # the cluster has removed this node: it takes no part any more
+    listed: int = 0
 
 
 class StoredIdentity(NamedTuple):

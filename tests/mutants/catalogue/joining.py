@@ -180,9 +180,29 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
+        "member-replaced-after-a-pause-of-the-leader",
+        "a member whose answers wait to be read after a pause of the leader counts as dead, and loses its vote",
+        (Patch("disheap:Steering._check_dead", "if self._loop.time() >= until:", "if True:"),),
+        ("tests/runtime/test_changes_refused.py::test_a_member_is_not_replaced_whose_answers_wait_to_be_read",),
+        simulated=False,
+    ),
+    Mutant(
+        "list-of-a-member-that-missed-a-change-refused",
+        "a node of a list that moves as a whole does not start, because it has met a member that joined",
+        (
+            Patch(
+                "disheap:_has_moved",
+                "stored.peers.listed == len(config.members)",
+                "len(stored.peers.incarnations) + 1 == len(config.members)",
+            ),
+        ),
+        (CHANGES + "test_a_list_with_other_addresses_is_obeyed_by_a_node_that_missed_a_change",),
+        simulated=False,
+    ),
+    Mutant(
         "any-list-is-the-old-one-with-other-addresses",
         "a node takes a list with more members for its own, and has other voters than the rest of the cluster",
-        (Patch("disheap:_has_moved", "known == set(ids) and is_there", "is_there"),),
+        (Patch("disheap:_has_moved", "stored.peers.listed == len(config.members) and is_there", "is_there"),),
         (CHANGES + "test_a_list_with_other_addresses_is_obeyed_while_members_never_changed",),
         simulated=False,
     ),

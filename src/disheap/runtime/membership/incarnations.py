@@ -72,6 +72,7 @@ class IncarnationCheck:
         self._known: dict[NodeId, int] = {}
         self._durable: dict[NodeId, int] = {}
         self._missing: dict[NodeId, None] = {}
+        self._listed = 0  # members of the static list that the directory was made with
         self._logged_at = loop.time()
         self._is_recording = False
         self._is_unsaved = False  # that it takes part
@@ -87,6 +88,7 @@ class IncarnationCheck:
         self.all_met = kept is None or kept.takes_part or not others
         self._missing = {} if self.all_met else dict.fromkeys(others)
         self._is_unsaved = kept is not None and not kept.takes_part and self.all_met
+        self._listed = len(others) + 1 if self._missing else kept.listed if kept is not None else 0
 
     def end(self) -> None:
         """Ignore the write that is under way: the storage is closed for good."""
@@ -185,7 +187,8 @@ class IncarnationCheck:
     def _save(self, takes_part: bool, done: Done) -> None:
         storage = self._host.storage()
         assert isinstance(storage, PeerStore)
-        state = KnownPeers(takes_part, tuple(sorted((int(node), self._known[node]) for node in self._known)))
+        met = tuple(sorted((int(node), incarnation) for node, incarnation in self._known.items()))
+        state = KnownPeers(takes_part, met, listed=self._listed)
 
         def written(_: None, error: BaseException | None) -> None:
             if self._has_ended:

@@ -93,11 +93,8 @@ def _kept(config: NodeConfig, stored: StoredIdentity) -> Origin:
 
 
 def _has_moved(config: NodeConfig, stored: StoredIdentity) -> bool:
-    """Whether the configured list can be that of the directory with other addresses. Its members have never changed,
-    and all others have been met. So their ids are known, and the list has to have as many. What is said at a handshake
-    tells whether each one is there."""
-    known = {node for node, _ in stored.peers.incarnations} | {stored.identity.node_id}
-    ids = range(1, len(config.members) + 1)
+    """Whether the configured list can be that of the directory with other addresses. It has as many members, and this
+    node has the same place in it. All others were met, so a handshake tells whether each one is there."""
     place = config.members[stored.identity.node_id - 1 :][:1]
     is_there = bool(place) and place[0].name == config.name
-    return stored.peers.takes_part and len(known) > 1 and known == set(ids) and is_there
+    return stored.peers.takes_part and stored.peers.listed == len(config.members) and is_there

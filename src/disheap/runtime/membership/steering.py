@@ -280,7 +280,8 @@ class Steering:
         """Promote, demote or remove a member. Returns when that is committed. Raises `RequestError`."""
         group = self._first()
         node = self._host.book.find(target)
-        self._check_alive(op, node, group, force)
+        if op == "replace" and not force:
+            await self._check_dead(node)
         if node == self._own and op != "promote":
             await self._hand_over_first(group, op, node)
         return await self._do(lambda old: self._changed(op, old, node, group, force), node)
@@ -372,13 +373,19 @@ class Steering:
                 "commits. Nothing was done. Wait until it has caught up (disheap node ls), or insist with --force"
             )
 
-    def _check_alive(self, op: Op, node: NodeId, group: Group, force: bool) -> None:
-        if op == "replace" and not force and node in group.contact.members_in_touch():
-            name = self._host.book.label(node)
-            raise MemberAlive(
-                f"{name} answers as node {node}, so it has its data. Nothing was done. Stop it first, or remove it for "
-                f"good: disheap node rm {name}"
-            )
+    async def _check_dead(self, node: NodeId) -> None:
+        """Raises `MemberAlive` for a member that answers within `_touch_s`. After a pause of this node its answers wait
+        to be read."""
+        until = self._loop.time() + self._touch_s
+        while node not in self._first().contact.members_in_touch():
+            if self._loop.time() >= until:
+                return
+            await asyncio.sleep(self._touch_s / 10)
+        name = self._host.book.label(node)
+        raise MemberAlive(
+            f"{name} answers as node {node}, so it has its data. Nothing was done. Stop it first, or remove it for "
+            f"good: disheap node rm {name}"
+        )
 
     async def _hand_over_first(self, group: Group, op: Op, node: NodeId) -> None:
         """A leader that loses its vote would leave the cluster without a leader for an election timeout. Another one

@@ -551,7 +551,7 @@ def test_a_new_storage_that_remembers_members_has_met_nobody(node: Node) -> None
 def test_remembered_members_are_known_when_the_storage_is_opened_again(node: Node) -> None:
     """`save_known_peers` replaces the known members as a whole, also after a restart. It fails if the storage merges
     old and new lists, or cuts large numbers off."""
-    met = KnownPeers(True, ((2, (1 << 63) - 1), (3, 7)), (1, 2, 3), True)
+    met = KnownPeers(True, ((2, (1 << 63) - 1), (3, 7)), (1, 2, 3), True, 3)
     if isinstance(node.storage, PeerStore):
         node.storage.save_known_peers(KnownPeers(False, met.incarnations[:1]))
         node.storage.save_known_peers(met)
