@@ -58,6 +58,17 @@ CONSTANTS: dict[int, dict[str, int]] = {
         "TOPIC": timers.TOPIC,
         "TRANSACTION": timers.TRANSACTION,
         "UNITS_PER_PART": settings.UNITS_PER_PART,
+        "BARRIER": timers.BARRIER,
+        "VALUE": timers.VALUE,
+        "NO_TOPIC": timers.NO_TOPIC,
+        "KEYS_PER_UNIT": settings.KEYS_PER_UNIT,
+        "PARTS_PER_UNIT": settings.PARTS_PER_UNIT,
+        "PUSHED_VALUE_BYTES_MAX": settings.PUSHED_VALUE_BYTES_MAX,
+        "KEYS_MAX": fields.KEYS_MAX,
+        "PARTS_PAGE": fields.PARTS_PAGE,
+        "STAGE_INTERIM": fields.STAGE_INTERIM,
+        "STAGE_DONE": fields.STAGE_DONE,
+        "STAGE_FINAL": fields.STAGE_FINAL,
         "WORDS_PER_UNIT": settings.WORDS_PER_UNIT,
     }
 }

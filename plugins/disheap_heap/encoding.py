@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import msgspec
 
-from disheap.protocol.broker import Done, Published, Settled
+from disheap.protocol.broker import Done, Published, Settled, Stored
 
 encode = msgspec.msgpack.Encoder().encode
 
 DONE = encode(Done())
 SETTLED_ONE = encode(Settled(1, []))
+STORED = (encode(Stored(False)), encode(Stored(True)))
 PUBLISHED = (encode(Published(0)), encode(Published(1)))
 
 _FIXARRAY = 0x9

@@ -18,7 +18,7 @@ from disheap.protocol import broker
 from disheap.protocol.frames import UNREADABLE
 from disheap_heap import measuring, queries, work
 from disheap_heap.command_set import CommandSet, Handlers, tag_of, unreadable
-from disheap_heap.commands import consumers, enqueue, exchanges, sessions, topics
+from disheap_heap.commands import barriers, consumers, enqueue, exchanges, sessions, topics, values
 from disheap_heap.constants import CONSTANTS
 from disheap_heap.delivery import leases
 from disheap_heap.delivery.delivery import serve_freed_groups
@@ -59,6 +59,12 @@ HANDLERS: Handlers = {
     broker.Confirm: (1, group_messages.confirm),
     broker.SetGroups: (1, group_messages.set_groups),
     broker.Overtake: (1, consumers.overtake),
+    broker.SetValue: (1, values.set_value),
+    broker.DeleteValues: (1, values.delete_values),
+    broker.Watch: (1, values.watch),
+    broker.Unwatch: (1, values.unwatch),
+    broker.SetBarrier: (1, barriers.set_barrier),
+    broker.CloseBarrier: (1, barriers.close_barrier),
 }
 """(the `machine_version` since which the command exists, its handler). A command that was released never changes its
 fields. A new form of it is a struct of its own with the same tag and a later version. It replaces the old form from
@@ -74,12 +80,23 @@ QUERIES: dict[type, Callable[[State, int, Any], bytes]] = {
     broker.GetStats: queries.get_stats,
     broker.ListExchanges: queries.list_exchanges,
     broker.ListTransactions: queries.list_transactions,
+    broker.GetValues: values.get_values,
+    broker.GetParts: barriers.get_parts,
 }
 
-ADDS_MESSAGES = (broker.Enqueue, broker.EnqueueMany, broker.Publish, broker.Batch, broker.Prepare)
-"""Commands that add messages. All others are allowed while disk or memory is short, because workers need them to empty
-the queues."""
-ALLOWED_WHEN_FULL = frozenset(tag_of(kind) for kind in HANDLERS if kind not in ADDS_MESSAGES)
+ADDS_CONTENT = (
+    broker.Enqueue,
+    broker.EnqueueMany,
+    broker.Publish,
+    broker.Batch,
+    broker.Prepare,
+    broker.SetValue,
+    broker.SetBarrier,
+    broker.Watch,
+)
+"""Commands that add messages, values, barriers or watches. All others are allowed while disk or memory is short,
+because workers need them to empty the queues."""
+ALLOWED_WHEN_FULL = frozenset(tag_of(kind) for kind in HANDLERS if kind not in ADDS_CONTENT)
 
 QUERY_TAGS = {tag_of(kind): kind for kind in get_args(broker.Query)}
 

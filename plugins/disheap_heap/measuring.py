@@ -28,7 +28,7 @@ COUNTERS = {
 
 def metrics(state: State, time_ms: int) -> list[Metric]:
     """All metrics of the machine. Topics that are not counted one by one are summed under the label ""."""
-    shown, table = list(state.series.shown.values()), state.transactions
+    shown, table, values = list(state.series.shown.values()), state.transactions, state.values
     return [
         *(_counter(state, shown, name, text) for name, text in COUNTERS.items()),
         _messages(state, shown),
@@ -46,6 +46,12 @@ def metrics(state: State, time_ms: int) -> list[Metric]:
         _plain("disheap_oldest_transaction_age_seconds", "Since PREPARE, of the oldest open transaction; 0 for none.",
                _oldest_transaction_s(state, time_ms)),
         _plain("disheap_forwarding_messages", "Messages that other groups have not confirmed.", len(state.outbox)),
+        _plain("disheap_values", "Values under keys, such as results.", len(values.by_number)),
+        _plain("disheap_value_bytes", "Bytes of all values with their keys.", values.size),
+        _plain("disheap_watches", "Keys that sessions watch.", values.watches),
+        _plain("disheap_barriers", "Barriers, open ones and closed ones that are remembered.", len(values.barriers)),
+        Metric("disheap_values_set_total", "counter", "Values that were set.", (), [((), values.set_count)]),
+        Metric("disheap_values_expired_total", "counter", "Values that expired.", (), [((), values.expired_count)]),
         Metric("disheap_wait_seconds", "histogram", "From enqueueing to the first delivery, a delay included.", (),
                [((), state.series.waits.read())]),
     ]  # fmt: skip

@@ -96,6 +96,10 @@ def counted(state: State) -> dict[str, int]:
         "prepared": state.transactions.prepared,
         "frozen": len(state.transactions.frozen),
         "forwarding": len(state.outbox),
+        "values": len(state.values.by_number),
+        "value_bytes": state.values.size,
+        "watches": state.values.watches,
+        "barriers": len(state.values.barriers),
     }
 
 
@@ -107,6 +111,7 @@ def session_stats(state: State, number: int) -> dict[str, int]:
         "leases": sum(len(consumer.leases) for consumer in consumers),
         "consumers": sum(not consumer.ended and not consumer.limit for consumer in consumers),
         "exclusive_topics": len(session.owned) if session is not None else 0,
+        "watches": len(session.watches) if session is not None else 0,
     }
 
 

@@ -12,6 +12,7 @@ from disheap.protocol.broker import (
     Batch,
     Bind,
     Cancel,
+    CloseBarrier,
     Command,
     Commit,
     Confirm,
@@ -20,11 +21,14 @@ from disheap.protocol.broker import (
     Decision,
     DeleteExchange,
     DeleteTopic,
+    DeleteValues,
     DescribeTopic,
     Enqueue,
     EnqueueMany,
     Extend,
+    GetParts,
     GetStats,
+    GetValues,
     GroupMessage,
     Inquiry,
     ListExchanges,
@@ -40,11 +44,15 @@ from disheap.protocol.broker import (
     Purge,
     Query,
     Recover,
+    SetBarrier,
     SetCredit,
     SetGroups,
+    SetValue,
     Subscribe,
     TopicSettings,
     Unbind,
+    Unwatch,
+    Watch,
     encode_headers,
 )
 from disheap_heap.encoding import encode
@@ -152,10 +160,29 @@ _SETTLING: list[Command] = [
     Extend([(1, 1), (2, 1), (3, 2)], 250),
 ]
 
+_VALUES: list[Command] = [
+    SetBarrier("gate", message=Publish("", "t", NewMessage(b"all are here", 2)), lifetime_ms=400),
+    SetBarrier("gate", 2),
+    Watch(["a", "b", "a"]),
+    SetValue("a", b"half done", stage=0),
+    SetValue("a", b"result", 200, 2, "gate", 1),
+    SetValue("a", b"result of another attempt", 200, 1, "gate", 1),
+    Unwatch(["b"]),
+    Watch(["b", "c"]),
+    SetValue("b", b"x" * 1000, 0, 1, "gate", 0),
+    Batch([CloseBarrier("gate"), Publish("", "t", NewMessage(b"after the gate"))]),
+    CloseBarrier("gate"),
+    SetBarrier("brief", 1, 1, Publish("e", "a.b", NewMessage(b"of two", delay_ms=50)), 30),
+    SetValue("c", b"", 60, 1, "brief", -1),
+    SetBarrier("open"),
+    CloseBarrier("open"),
+    DeleteValues(["a", "never set"]),
+]
+
 
 def sample_commands() -> list[bytes]:
     """Valid commands of every kind, encoded."""
-    kinds = (_TOPICS, _MESSAGES, _CONSUMERS, _BATCHES, _TRANSACTIONS, _SETTLING, _DECISIONS, _GROUPS)
+    kinds = (_TOPICS, _MESSAGES, _CONSUMERS, _BATCHES, _TRANSACTIONS, _SETTLING, _DECISIONS, _GROUPS, _VALUES)
     return [encode(command) for commands in kinds for command in commands]
 
 
@@ -172,6 +199,9 @@ _QUERIES: list[Query] = [
     ListTransactions(),
     ListTransactions("one"),
     ListTransactions("three"),
+    GetValues(["a", "b", "c", "never set"]),
+    GetParts("gate"),
+    GetParts("brief", 0, 1),
 ]
 
 

@@ -70,6 +70,16 @@ sends its decision by itself, as soon as it has one."""
 WORDS_PER_UNIT = 4
 """Words of a pattern for one more unit of a bind or an unbind, which takes 3 us."""
 
+KEYS_PER_UNIT = 4
+"""Keys that are looked up, watched or unwatched for one unit of work, which takes 2 us."""
+
+PARTS_PER_UNIT = 64
+"""Parts of a barrier that are freed for one unit of work, which takes 3 us."""
+
+PUSHED_VALUE_BYTES_MAX = 64 << 10
+"""A longer value is not in the push to those who watch its key. They ask for it, and so it takes room in their
+connections only when they read."""
+
 MAX_ANSWER_BYTES = 1 << 20
 """Payload bytes in one reply or answer. It is half of a client's frame, so that the reply always fits."""
 
@@ -141,3 +151,15 @@ class HeapSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     leader."""
     finished_transactions: Annotated[int, Meta(ge=1, le=1_000_000, description="whose outcome is remembered")] = 10_000
     """A decision that comes later than so many others is not recognized. About 300 bytes each."""
+    values: Annotated[int, Meta(ge=1, le=1_000_000_000, description="that are stored at once")] = 10_000_000
+    """Values under keys, such as results; some 300 bytes each beside their content. Memory is short before."""
+    watches: Annotated[int, Meta(ge=1, le=100_000_000, description="of keys, over all sessions")] = 500_000
+    """About 400 bytes each."""
+    session_watches: Annotated[int, Meta(ge=1, le=1_000_000, description="of keys, by one session")] = 20_000
+    """They end with the session, in slices. A client that waits for 10,000 results watches as many keys."""
+    key_watches: Annotated[int, Meta(ge=1, le=100_000, description="of one key, over all sessions")] = 1_000
+    """All of them are pushed the value in one step, in 2 ms."""
+    barriers: Annotated[int, Meta(ge=1, le=10_000_000, description="that exist at once")] = 100_000
+    """About 400 bytes each, without their messages and parts."""
+    barrier_parts: Annotated[int, Meta(ge=1, le=1_000_000, description="that one barrier waits for")] = 100_000
+    """When the barrier is closed, 100,000 parts are freed in 5 ms. About 110 bytes each."""

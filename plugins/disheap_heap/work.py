@@ -17,9 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Sized
 
+from disheap_heap.commands.barriers import expire_barrier
 from disheap_heap.commands.exchanges import remove_binding
 from disheap_heap.commands.sessions import end_some, resend_some
 from disheap_heap.commands.topics import delete
+from disheap_heap.commands.values import expire_value
 from disheap_heap.delivery import credit, overtaking
 from disheap_heap.delivery.delivery import (
     fire_message_timer,
@@ -99,6 +101,10 @@ def _fire(state: State, kind: int, number: int, topic_number: int) -> int:
     if kind == timers.POP:
         finish_pop(state, state.consumers[number])
         return 1
+    if kind == timers.VALUE:
+        return expire_value(state, number)
+    if kind == timers.BARRIER:
+        return expire_barrier(state, number)
     if kind == timers.TRANSACTION:
         return time_out(state, number)
     if kind == timers.INQUIRY:

@@ -172,6 +172,12 @@ class Connection(SessionEvents):
         welcome = self.driver.welcome
         return COMMAND_BYTES_GUESS if welcome is None else welcome.limits.command_bytes
 
+    @property
+    def cluster(self) -> tuple[str, int]:
+        """The id of the cluster, and the number of the group."""
+        welcome = self.driver.welcome
+        return ("" if welcome is None else welcome.cluster_id), self.driver.url.group
+
     def publish_batch(self, commands: list[broker.Publish], timeout_s: float | None = None) -> list[int]:
         """Publishes all messages or none, and waits for the confirm. Returns into how many queues each went. In another
         session than the one in which kombu declared, a message that finds no queue refuses all, as in `publish`. If the
@@ -181,7 +187,7 @@ class Connection(SessionEvents):
                 structs.replace(one, mandatory=True) if self._declarations.expects_route(one) else one
                 for one in commands
             ]
-        items: list[broker.Enqueue | broker.Publish | broker.Ack | broker.Nack] = [*commands]
+        items: list[broker.BatchItem] = [*commands]
         try:
             reply: broker.Batched = self.call(broker.Batch(items), timeout_s)
         except NotFound as error:

@@ -328,6 +328,12 @@ class TransactionOver(CommandRefused):
     code = "transaction-over"
 
 
+class BarrierClosed(CommandRefused):
+    """The barrier was closed before, by whoever was first, or it is unknown: it was dropped, or never created."""
+
+    code = "barrier-closed"
+
+
 class GroupNotFound(CommandRefused):
     """A transaction names a group that the cluster does not have, or whose machine takes no messages of other groups.
     Nothing was done."""

@@ -70,6 +70,11 @@ class Driver:
         pushed, self.pushed = self.pushed, []
         return [push for to, push in pushed if session in (None, to)]
 
+    def taken_with_sessions(self) -> list[tuple[int, Any]]:
+        """(session, push) of the pushes since the last call."""
+        pushed, self.pushed = self.pushed, []
+        return pushed
+
     def deliveries(self, session: int | None = None) -> list[broker.Deliver]:
         return [push for push in self.taken(session) if isinstance(push, broker.Deliver)]
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from disheap.errors import (
+    BarrierClosed,
     CommandRefused,
     InvalidArgument,
     LeaseLost,
@@ -60,6 +61,7 @@ seldom = st.sampled_from([False, False, False, True])  # rules that remove much 
 payloads = st.sampled_from([b"", b"x", b"y" * 10])
 encoded_headers = st.sampled_from([b"", b"", broker.encode_headers({"n": 1, "raw": b"\xff"})])
 keys = st.sampled_from(["", "", "k", "ä"])
+value_keys = st.sampled_from(["r", "s", "ü"])
 
 
 class HeapAgainstModel(ViewRules):
@@ -283,7 +285,7 @@ class HeapAgainstModel(ViewRules):
         assert self.do(broker.Extend(tokens, by), session).stale == self.model.settle(session, tokens, "extend", by)
         self.expect_pushes()
 
-    @rule(session=sessions, pick=picks, kinds=st.lists(st.integers(0, 5), min_size=1, max_size=5), delay=delays)
+    @rule(session=sessions, pick=picks, kinds=st.lists(st.integers(0, 6), min_size=1, max_size=5), delay=delays)
     def batch(self, session: int, pick: int, kinds: list[int], delay: int) -> None:
         """Several enqueues and settlements, of which some may be refused."""
         if not self.live_session(session):
@@ -294,7 +296,12 @@ class HeapAgainstModel(ViewRules):
         answer = self.do(broker.Batch([item for item, _ in items]), session)
         code = heap_batches.refusal(self.model, session, items)
         if code:
-            refused = {"topic-full": TopicFull, "lease-lost": LeaseLost, "invalid-argument": InvalidArgument}
+            refused = {
+                "topic-full": TopicFull,
+                "lease-lost": LeaseLost,
+                "invalid-argument": InvalidArgument,
+                "barrier-closed": BarrierClosed,
+            }
             assert answer is refused[code]
         else:
             assert answer.results == heap_batches.carry_out(self.model, session, items)
@@ -410,9 +417,107 @@ class HeapAgainstModel(ViewRules):
             ]
         assert sum(machine.waiting().values()) == len(self.model.outbox)
 
+    # --- values ---
+
+    @rule(
+        key=value_keys,
+        value=payloads,
+        expires=delays,
+        stage=st.sampled_from([0, 1, 1, 2]),
+        barrier=st.sampled_from(["", "", "one", "two"]),
+        order=st.integers(-1, 1),
+        session=sessions,
+    )
+    def set_value(
+        self, key: str, value: bytes, expires: int, stage: int, barrier: str, order: int, session: int
+    ) -> None:
+        if not self.live_session(session):
+            return
+        command = broker.SetValue(key, value, expires, stage, barrier, order)
+        assert self.do(command, session) == self.model.values.set_value(command, self.publish)
+        self.expect_pushes()
+
+    def publish(self, message: broker.Publish) -> None:
+        topic = self.model.topic(message.routing_key)
+        if topic is not None:
+            self.model.enqueue(topic, message.message)
+
+    @rule(keys=st.lists(value_keys, min_size=1, max_size=3), session=sessions, how=st.integers(0, 3))
+    def watch(self, keys: list[str], session: int, how: int) -> None:
+        if not self.live_session(session):
+            return
+        model = self.model.values
+        if how == 0:
+            assert self.do(broker.DeleteValues(keys), session) == broker.Removed(model.delete(keys))
+        elif how == 1:
+            assert isinstance(self.do(broker.Unwatch(keys), session), broker.Done)
+            model.unwatch(session, keys)
+        else:
+            assert self.do(broker.Watch(keys), session) == model.watch(session, keys)
+        assert self.driver.ask(broker.GetValues(keys)) == model.found(keys)
+
+    @rule(
+        barrier=st.sampled_from(["one", "two"]),
+        size=st.sampled_from([0, 0, 1, 2, 3]),
+        more=st.sampled_from([0, 0, 0, 1]),
+        topic=st.sampled_from([*NAMES, None]),
+        delay=delays,
+        lifetime=delays,
+        reopens=seldom,
+        session=sessions,
+    )
+    def set_barrier(
+        self,
+        barrier: str,
+        size: int,
+        more: int,
+        topic: str | None,
+        delay: int,
+        lifetime: int,
+        reopens: bool,
+        session: int,
+    ) -> None:
+        if not self.live_session(session):
+            return
+        message = None if topic is None else broker.Publish("", topic, broker.NewMessage(b"all", 1, delay))
+        command = broker.SetBarrier(barrier, size, more, message, lifetime, reopens)
+        assert self.do(command, session) == self.model.values.set_barrier(command, self.publish)
+        self.expect_pushes()
+
+    @rule(barrier=st.sampled_from(["one", "two"]), session=sessions)
+    def close_barrier(self, barrier: str, session: int) -> None:
+        model = self.model.values
+        if not self.live_session(session):
+            return
+        parts = broker.GetParts(barrier)
+        assert self.driver.ask(parts) == model.parts(parts)
+        answer = self.do(broker.CloseBarrier(barrier), session)
+        if model.is_open(barrier):
+            assert answer == broker.Removed(model.close(barrier))
+        else:
+            assert answer is BarrierClosed
+
+    @invariant()
+    def values_are_the_models(self) -> None:
+        model, state = self.model.values, self.driver.machine._state.values
+        assert (len(state.by_key), len(state.by_number)) == (len(model.values), len(model.values))
+        assert state.size == sum(len(key.encode()) + len(one.command.value) for key, one in model.values.items())
+        assert [one.number for one in state.by_number.values()] == [one.number for one in model.values.values()]
+        assert state.watches == len(model.watches) == sum(len(one.watches) for one in self.sessions_with_watches())
+        assert list(state.barriers) == list(model.barriers)
+        assert state.parts == sum(len(one.parts) for one in model.barriers.values())
+        messages = [one.message for one in model.barriers.values() if one.message is not None]
+        assert state.message_bytes == sum(len(broker.encode(one)) for one in messages)
+
+    def sessions_with_watches(self) -> list[Any]:
+        state = self.driver.machine._state
+        return [*state.sessions.values(), *state.ending.values()]
+
     def some_item(self, session: int, pick: int, kind: int, delay: int) -> heap_batches.Item | None:
         topic = self.some_topic(pick)
         held = [one for one in self.model.messages if one.holder is not None and one.holder.session == session]
+        if kind == 6:
+            return broker.CloseBarrier("one"), []
         if kind < 3:
             if topic is None:
                 return None

@@ -21,6 +21,7 @@ from disheap.protocol.broker import (
     Ack,
     Batch,
     Batched,
+    BatchItem,
     Bind,
     CreateExchange,
     CreateTopic,
@@ -34,7 +35,6 @@ from disheap.protocol.broker import (
     encode_headers,
 )
 from disheap_heap.settings import HEADERS_PER_BATCH_UNIT, UNITS_PER_PART
-from disheap_heap.transactions.atomic import Item
 
 from .driver import Driver, token
 from .worst_case import many_patterns
@@ -66,7 +66,7 @@ def enqueue(topic: str, payload: bytes = b"x", **fields: Any) -> Enqueue:
 
 def test_all_items_take_effect_and_each_has_a_result() -> None:
     driver, tokens = with_leases()
-    items: list[Item] = [
+    items: list[BatchItem] = [
         enqueue("done", b"result"),
         Publish("all", "", NewMessage(b"news")),
         Ack(tokens[:2]),
@@ -198,7 +198,7 @@ def test_many_deliveries_of_a_batch_are_postponed() -> None:
         [Publish("", "nowhere", NewMessage(b""))],
     ],
 )
-def test_a_batch_has_a_bounded_number_of_parts(part: list[Item]) -> None:
+def test_a_batch_has_a_bounded_number_of_parts(part: list[BatchItem]) -> None:
     driver = with_topics()
     before = driver.machine.state_hash()
     with pytest.raises(
@@ -222,7 +222,7 @@ def test_headers_count_as_parts() -> None:
     driver = with_topics()
     headers = encode_headers({f"name-{number}": 1 for number in range(HEADERS_PER_BATCH_UNIT * UNITS_PER_PART)})
     half = BATCH_PARTS_MAX // 2
-    items: list[Item] = [enqueue("jobs", encoded_headers=headers)] * half
+    items: list[BatchItem] = [enqueue("jobs", encoded_headers=headers)] * half
     with pytest.raises(BatchTooLarge, match=rf"item {half + 1} .*take as much as {half} more"):
         driver.do(Batch([*items, enqueue("jobs")]))
     assert len(driver.do(Batch(items)).results) == half
@@ -231,7 +231,7 @@ def test_headers_count_as_parts() -> None:
 def test_walks_through_patterns_count_as_parts_whatever_is_cached() -> None:
     driver = many_patterns()
     keys = [".".join([*"a" * 8, f"w{number}"]) for number in range(200)]
-    items: list[Item] = [Publish("e", key, NewMessage(b"")) for key in keys]
+    items: list[BatchItem] = [Publish("e", key, NewMessage(b"")) for key in keys]
     for key in keys[:150]:
         driver.do(Publish("e", key, NewMessage(b"")))
     twin = driver.restored()

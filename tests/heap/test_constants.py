@@ -60,11 +60,23 @@ VALUES = {
         "TRANSACTION": 4,
         "UNITS_PER_PART": 4,
         "WORDS_PER_UNIT": 4,
+        "BARRIER": 7,
+        "KEYS_MAX": 1000,
+        "KEYS_PER_UNIT": 4,
+        "NO_TOPIC": 0,
+        "PARTS_PAGE": 1000,
+        "PARTS_PER_UNIT": 64,
+        "PUSHED_VALUE_BYTES_MAX": 65536,
+        "STAGE_DONE": 1,
+        "STAGE_FINAL": 2,
+        "STAGE_INTERIM": 0,
+        "VALUE": 6,
     }
 }
 """By version, written down once more: a change of a constant must not go unnoticed."""
 
 DECIDES_NOTHING = {
+    "BARRIER_BYTES",
     "BINDING_BYTES",
     "BLOCK_BYTES_MAX",
     "BLOCK_ROWS",
@@ -103,6 +115,7 @@ DECIDES_NOTHING = {
     "OUTBOX_BYTES",
     "PAGE_ROWS",
     "PARTITION_MAX",
+    "PART_BYTES",
     "PATTERN_NODE_BYTES",
     "PIECE_BYTES",
     "PLACE_BYTES",
@@ -115,6 +128,7 @@ DECIDES_NOTHING = {
     "SERIES_MAX",
     "SESSION_BYTES",
     "ARMED_BYTES",
+    "SHARDS",
     "SPARE_BYTES",
     "STEPS_PER_UNIT",
     "TAIL_MIN",
@@ -126,6 +140,8 @@ DECIDES_NOTHING = {
     "TUPLE_BYTES",
     "UNITS_AT_ONCE",
     "UNITS_PER_CHUNK",
+    "VALUE_BYTES",
+    "WATCH_BYTES",
 }
 """The constants of estimates, of caches, of pauses, of queries and of files."""
 

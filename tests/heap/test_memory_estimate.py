@@ -16,6 +16,7 @@ from disheap.protocol.broker import (
     CreateExchange,
     CreateTopic,
     DeleteTopic,
+    DeleteValues,
     Enqueue,
     EnqueueMany,
     Nack,
@@ -23,8 +24,11 @@ from disheap.protocol.broker import (
     Overtake,
     Pop,
     Publish,
+    SetBarrier,
     SetCredit,
+    SetValue,
     Subscribe,
+    Watch,
     encode_headers,
 )
 from disheap_heap.commands import sessions
@@ -88,6 +92,13 @@ CASES: dict[str, Step] = {
     "bindings by key": lambda driver, n: driver.do(Bind("d", "jobs", f"key-{n:06}")),
     "bindings by pattern": lambda driver, n: driver.do(Bind("t", "jobs", f"a{n:06}.*.b.#")),
     "consumers": lambda driver, n: driver.do(Subscribe("jobs", 10)),
+    "values": lambda driver, n: driver.do(SetValue(f"celery-task-meta-{n:036}", distinct(200, n))),
+    "values that expire": lambda driver, n: driver.do(SetValue(f"value-{n:06}", distinct(20, n), 86_400_000 + n)),
+    "watches": lambda driver, n: driver.do(Watch([f"celery-task-meta-{n:036}"])),
+    "barriers": lambda driver, n: driver.do(
+        SetBarrier(f"barrier-{n:06}", 9, message=Publish("", "q", NewMessage(b"")))
+    ),
+    "parts of a barrier": lambda driver, n: driver.do(SetValue(f"part-{n:06}", b"", barrier="all", order=n)),
     "sessions": lambda driver, n: driver.machine.session_opened(1000 + n, Principal()),
     "sessions with a consumer": lambda driver, n: (
         driver.machine.session_opened(1000 + n, Principal()),
@@ -112,6 +123,7 @@ WITH_VIEW: dict[str, Step] = {
     "messages delayed": give_back,
     "messages delivered without acknowledgement": lambda driver, n: driver.do(Pop("full", 1, no_ack=True)),
     "topics deleted": lambda driver, n: driver.do(DeleteTopic(f"t{n}")),
+    "values dropped": lambda driver, n: driver.do(DeleteValues([f"value-{n}"])),
     "credit of consumers": lambda driver, n: driver.do(SetCredit(n + 1, 5)),
 }
 """What is done to records of which an open view keeps what they were."""
@@ -125,6 +137,7 @@ def with_records() -> Driver:
         driver.do(Enqueue("full", NewMessage(distinct(100, number))))
         driver.do(CreateTopic(f"t{number}"))
         driver.do(Subscribe("idle", 10))
+        driver.do(SetValue(f"value-{number}", distinct(100, number)))
     driver.taken()
     return driver
 
@@ -138,6 +151,7 @@ def prepared() -> Driver:
         driver.do(CreateExchange(name, kind))
     for name in ("a", "b", "c"):
         driver.do(Bind("f", name))
+    driver.do(SetBarrier("all", ROUNDS))
     return driver
 
 

@@ -292,6 +292,39 @@ def many_decisions() -> Driver:
     return driver
 
 
+def many_watches(sessions: int = 1, keys: int = LIMITS.session_watches) -> Driver:
+    driver = Driver(sessions)
+    names = [f"celery-task-meta-{number:036}" for number in range(keys)]
+    for session in range(1, sessions + 1):
+        for first in range(0, keys, broker.KEYS_MAX):
+            driver.do(broker.Watch(names[first : first + broker.KEYS_MAX]), session)
+    driver.taken()
+    return driver
+
+
+def many_values(count: int, value_bytes: int = 100, expires_ms: int = 0) -> Driver:
+    driver = filled(1)
+    for number in range(count):
+        driver.do(broker.SetValue(f"v{number}", bytes([number % 256]) * value_bytes, expires_ms))
+    driver.now += expires_ms
+    return driver
+
+
+def many_parts(expires_ms: int = 0) -> Driver:
+    """A barrier with as many parts as it may have. Its last part is missing."""
+    driver = reached_topics()
+    message = broker.Publish("all", "", NewMessage(b"x" * 1000, 1, 0, 4000))
+    driver.do(broker.SetBarrier("b", LIMITS.barrier_parts, 0, message, expires_ms))
+    for number in range(LIMITS.barrier_parts - 1):
+        driver.do(broker.SetValue(f"v{number}", b"x", barrier="b", order=number))
+    driver.now += expires_ms
+    return driver
+
+
+KEYS = [f"v{number}" for number in range(broker.KEYS_MAX)]
+WATCHED = [f"celery-task-meta-{number:036}" for number in range(broker.KEYS_MAX)]
+
+
 class Case(NamedTuple):
     """`asked` is a command, a query, the body of an ATTACH, or the name of what else happens to session 1."""
 
@@ -424,6 +457,27 @@ CASES = [
     Case("10,000 consumers with 10 leases each", held_by_many, "EXPIRE"),
     Case("1,000 exclusive topics with 5 bindings each", many_owned, "EXPIRE"),
     Case("10,000 messages", filled, "advance by 500 units"),
+    Case(
+        "1,000 sessions watch the key",
+        lambda: many_watches(LIMITS.key_watches, 1),
+        broker.SetValue(WATCHED[0], b"x" * 8000),
+    ),
+    Case("a value of 8 MiB", lambda: many_values(1, 8 << 20), broker.SetValue("v0", b"x" * LIMITS.payload_bytes)),
+    Case("the last of 100,000 parts, a message for 2,500 topics", many_parts, broker.SetValue("v", b"x", barrier="b")),
+    Case("complete now, a message for 2,500 topics", many_parts, broker.SetBarrier("b", LIMITS.barrier_parts - 1)),
+    Case("99,999 parts", many_parts, broker.CloseBarrier("b")),
+    Case("99,999 parts", many_parts, broker.Batch([broker.CloseBarrier("b")])),
+    Case("99,999 parts", many_parts, broker.GetParts("b", 90_000)),
+    Case("99,999 parts whose time is over", lambda: many_parts(1000), "advance by 500 units"),
+    Case("10,000 values", lambda: many_values(MANY), broker.DeleteValues(KEYS)),
+    Case("1,000 values of 1 MiB", lambda: many_values(1000, 1 << 20), broker.DeleteValues(KEYS)),
+    Case("10,000 values", lambda: many_values(MANY), broker.GetValues(KEYS)),
+    Case("1,000 values of 1 MiB", lambda: many_values(1000, 1 << 20), broker.GetValues(KEYS)),
+    Case("10,000 values", lambda: many_values(MANY), broker.Watch(KEYS)),
+    Case("19,000 watches", lambda: many_watches(1, 19_000), broker.Watch(KEYS)),
+    Case("20,000 watches", many_watches, broker.Unwatch(WATCHED)),
+    Case("20,000 watches", many_watches, "EXPIRE"),
+    Case("10,000 values whose time is over", lambda: many_values(MANY, 100, 1000), "advance by 500 units"),
     Case("1,000 transactions over 64 groups whose time is over", many_timeouts, "advance by 500 units"),
 ]
 
@@ -442,7 +496,8 @@ def carry_out(driver: Driver, case: Case) -> tuple[bytes, Any]:
             case "free by 500 units":
                 return b"", machine.advance(driver.now, 500)[1]
             case "advance by 500 units":
-                driver.do(broker.Subscribe("q", broker.CREDIT_MAX))
+                if "q" in machine._state.topics:
+                    driver.do(broker.Subscribe("q", broker.CREDIT_MAX))
                 return b"", machine.advance(driver.now, 500)[1]
         body = broker.encode(case.asked)
         if isinstance(case.asked, broker.Query):

@@ -6,7 +6,7 @@ full ones.
 
 from __future__ import annotations
 
-from disheap.errors import InvalidArgument, TopicFull, TopicNotFound
+from disheap.errors import CommandRefused, InvalidArgument, TopicFull, TopicNotFound
 from disheap.protocol.broker import (
     Enqueue,
     Enqueued,
@@ -20,7 +20,7 @@ from disheap.protocol.broker import (
 from disheap_heap.commands.checks import check_capacity, check_delayed_capacity, check_message, find_topic, not_found
 from disheap_heap.commands.exchanges import find_topics
 from disheap_heap.delivery.batches import add_many
-from disheap_heap.delivery.delivery import add, serve
+from disheap_heap.delivery.delivery import add, serve, serve_all
 from disheap_heap.encoding import PUBLISHED, encode
 from disheap_heap.settings import HEADERS_PER_UNIT
 from disheap_heap.state.messages import Message, SharedMessage
@@ -73,6 +73,22 @@ def publish(state: State, session: int, command: Publish) -> bytes:
     if len(topics) < found:
         return encode(Published(len(topics), found - len(topics)))
     return PUBLISHED[found] if found < 2 else encode(Published(found))
+
+
+def publish_anyhow(state: State, command: Publish) -> None:
+    """Publishes a message that was promised, and that nobody is there to be refused to. A full topic takes it as well.
+    One that leads nowhere, or to too many topics, is dropped."""
+    try:
+        topics = find_topics(state, command.exchange, command.routing_key)
+    except CommandRefused:
+        return
+    if len(topics) > state.settings.fanout:
+        return
+    body = check_message(state, command.message)
+    kind = SharedMessage if len(topics) > 1 else Message
+    for topic in topics:
+        add(state, topic, command.message, body, kind)
+    serve_all(state, topics)
 
 
 def check_found(state: State, command: Publish, found: int) -> None:

@@ -16,6 +16,7 @@ from disheap.errors import InvalidArgument
 from disheap.protocol.broker import ConsumerEnded, Deliver, Held, PopDone, Resumed
 from disheap_heap.commands.consumers import delete_if_unused
 from disheap_heap.commands.topics import delete
+from disheap_heap.commands.values import end_watches
 from disheap_heap.delivery import credit, overtaking
 from disheap_heap.delivery.delivery import requeue_all, serve, serve_overtaking_group
 from disheap_heap.delivery.ending import end_consumer
@@ -117,9 +118,9 @@ def resend_some(state: State, session: Session, limit: int) -> int:
 
 
 def end_some(state: State, session: Session, limit: int, serve: Callable[[State, Topic], None]) -> int:
-    """Continues the end of a session by about `limit` units: first its topics, then its consumers. One topic or one
-    consumer may take more. `serve` is called for each topic to which leases were given back. Returns the units, at
-    most `limit`."""
+    """Continues the end of a session by about `limit` units: first its topics, then its consumers, then its watches.
+    One topic or one consumer may take more. `serve` is called for each topic to which leases were given back. Returns
+    the units, at most `limit`."""
     until = state.units + limit
     for topic in list(islice(session.owned.values(), limit)):
         if state.units < until:
@@ -130,6 +131,8 @@ def end_some(state: State, session: Session, limit: int, serve: Callable[[State,
         if session.consumers.pop(consumer.number, None) is not None:  # None: its topic was deleted just now
             _end_consumer(state, consumer, serve)
     if not session.owned and not session.consumers:
+        end_watches(state, session, until - state.units)
+    if not session.owned and not session.consumers and not session.watches:
         del state.ending[session.number]
     return min(limit, limit - (until - state.units))
 

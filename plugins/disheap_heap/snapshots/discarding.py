@@ -11,11 +11,12 @@ from collections.abc import Iterator, MutableMapping
 from itertools import repeat
 from typing import Any
 
-from disheap_heap.settings import WORDS_PER_UNIT
+from disheap_heap.settings import PARTS_PER_UNIT, WORDS_PER_UNIT
 from disheap_heap.state.dropped import units_to_free
 from disheap_heap.state.footprint import uncount_extras
 from disheap_heap.state.messages import Content, Message, SharedMessage
 from disheap_heap.state.state import Consumer, Session, State, Topic
+from disheap_heap.state.values import Values
 from disheap_heap.tables.arrivals import CHUNK
 from disheap_heap.work import free_some
 
@@ -58,6 +59,7 @@ def _records(state: State) -> Iterator[None]:
     for records in (table.by_number, table.asking, table.frozen, table.finished):
         yield from map(_nothing, _taken(records))
     yield from state.outbox.discarding()
+    yield from _values(state.values)
     for exchange in _taken(state.exchanges):
         while exchange.bindings:
             (key, _), topic = exchange.bindings.popitem()
@@ -84,7 +86,7 @@ def _consumer(state: State, consumer: Consumer) -> Iterator[None]:
 
 def _session(session: Session) -> Iterator[None]:
     yield
-    for table in (session.consumers, session.owned, session.groups):
+    for table in (session.consumers, session.owned, session.groups, session.watches):
         yield from map(_nothing, _taken(table))
     if session.resend is not None:
         while session.resend.free(1):
@@ -110,6 +112,20 @@ def _topic(state: State, topic: Topic) -> Iterator[None]:
     while topic.arrivals.chunks:
         topic.arrivals.chunks.pop()
         yield from repeat(None, CHUNK // IDS_PER_RECORD)
+
+
+def _values(values: Values[Session]) -> Iterator[None]:
+    while values.by_number:
+        value = values.by_number.popitem()[1]
+        values.by_key.take(value.key)
+        values.size -= value.size()
+        yield from repeat(None, units_to_free(len(value.body)))
+    while (watchers := values.watchers.drain()) is not None:
+        values.watches -= len(watchers)
+        yield
+    for table in (values.barriers_by_number, values.barriers):
+        for barrier in _taken(table):
+            yield from repeat(None, 1 + len(barrier.close()) // PARTS_PER_UNIT)
 
 
 def _message(state: State, message: Message) -> Iterator[None]:

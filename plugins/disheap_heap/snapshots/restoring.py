@@ -27,6 +27,7 @@ from disheap_heap.state.messages import Body, Content, Message, SharedMessage
 from disheap_heap.state.prepared import Asking, Finished, FrozenMessage, PreparedMessage, Transaction
 from disheap_heap.state.routing import Exchange
 from disheap_heap.state.state import Consumer, CreditGroup, Lease, Resend, Session, State, Topic
+from disheap_heap.state.values import Barrier, Value
 from disheap_heap.tables import timers
 
 READY_AT_ONCE = 512
@@ -124,11 +125,12 @@ class _Restorer:
                 f"the heap's snapshot has format {form}, and this release reads format {FORMAT}. Install the "
                 f"{'newer' if form > FORMAT else 'older'} release that wrote it and start again; nothing was changed"
             )
-        version, now_ms, message, consumer, topic, transaction, groups = fields
+        version, now_ms, message, consumer, topic, transaction, groups, value, barrier = fields
         state = self._state
         state.version, state.now_ms = version, now_ms
         state.last_message, state.last_consumer, state.last_topic = message, consumer, topic
         state.transactions.last_number, state.groups = transaction, tuple(groups)
+        state.values.last_number, state.values.last_barrier = value, barrier
 
     def _sessions(self, number: int, attached: bool, principal: str) -> None:
         self._state.sessions[number] = Session(number, attached, principal)
@@ -333,6 +335,28 @@ class _Restorer:
 
     def _held(self, session: int, message: int, epoch: int) -> None:
         self._resend(session).held[message, epoch] = None
+
+    def _values(self, number: int, key: str, expires_at_ms: int, stage: int, body: bytes) -> None:
+        self._state.values.add(Value(number, key, expires_at_ms, stage, body))
+        if expires_at_ms:
+            self._state.timers.arm_value(number, expires_at_ms)
+
+    def _watches(self, session: int, key: str) -> None:
+        self._state.values.watch(self._session(session), key)
+
+    def _barriers(self, number: int, key: str, size: int, more: int, *fields: Any) -> None:
+        barrier = Barrier(number, key)
+        barrier.size, barrier.more = size, more
+        barrier.lifetime_ms, barrier.expires_at_ms, barrier.is_released, barrier.is_closed, barrier.message = fields
+        table = self._state.values
+        table.add_barrier(barrier)
+        table.message_bytes += len(barrier.message)
+        if barrier.expires_at_ms:
+            self._state.timers.arm(timers.BARRIER, number, barrier.expires_at_ms)
+
+    def _parts(self, number: int, key: str, order: int) -> None:
+        self._state.values.barriers_by_number[number].add((key, order))
+        self._state.values.parts += 1
 
     def _resend(self, session: int) -> Resend:
         resend = self._state.sessions[session].resend

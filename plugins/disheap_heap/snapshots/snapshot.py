@@ -87,6 +87,10 @@ TABLES = (
     "unsent",
     "unscanned",
     "held",
+    "values",
+    "watches",
+    "barriers",
+    "parts",
     "end",
 )
 
@@ -109,7 +113,7 @@ def state_hash(state: State) -> bytes:
 
 def _tables(view: View) -> Iterator[tuple[str, Iterator[tuple[Row, int] | None]]]:
     rows = _MessageRows()
-    yield "machine", _sized([(FORMAT, *view.machine)])
+    yield "machine", _sized([(FORMAT, *view.machine, *view.value_numbers)])
     yield "sessions", _sized(view.sessions())
     yield "topics", _sized(view.topics())
     yield "exchanges", _sized((one.name, one.kind, one.auto_delete, one.alternate) for one in view.exchanges)
@@ -152,6 +156,10 @@ def _tables(view: View) -> Iterator[tuple[str, Iterator[tuple[Row, int] | None]]
     yield "unsent", _sized(view.unsent())
     yield "unscanned", _sized(view.unscanned())
     yield "held", _sized(view.held())
+    yield "values", view.values()
+    yield "watches", _sized(view.watches())
+    yield "barriers", view.barriers()
+    yield "parts", _sized(view.parts())
 
 
 def _sized(rows: Iterable[Row | None]) -> Iterator[tuple[Row, int] | None]:

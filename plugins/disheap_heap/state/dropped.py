@@ -12,14 +12,15 @@ from collections.abc import Sequence
 from disheap_heap.settings import BYTES_PER_RECORD
 from disheap_heap.state.messages import Message, SharedMessage
 from disheap_heap.state.state import Dropped, State
+from disheap_heap.state.values import Value
 
 LARGE_BYTES = 4 << 10
 """Smaller payloads are not counted. A call drops at most 10,000 of them, or 40 MiB that stay with the allocator."""
 
 
-def free_within_bound(state: State, messages: Sequence[Message], size: int) -> None:
-    """Called when messages whose bodies have so many bytes together were dropped and uncounted. Keeps those that this
-    call must not free any more, in one step if it can."""
+def free_within_bound(state: State, messages: Sequence[Message | Value], size: int) -> None:
+    """Called when messages, or values, were dropped and uncounted. `size`: the bytes of their bodies. Keeps those that
+    this call must not free any more, in one step if it can."""
     for place, message in enumerate(messages):  # noqa: B007 - used behind the loop
         if state.free_bytes_left <= 0:
             break
@@ -39,12 +40,12 @@ def free_within_bound(state: State, messages: Sequence[Message], size: int) -> N
             _keep(state, (message,), len(message.body))
 
 
-def _is_shared(state: State, message: Message) -> bool:
+def _is_shared(state: State, message: Message | Value) -> bool:
     """Whether other messages still have its body."""
     return type(message) is SharedMessage and id(message.body) in state.copies
 
 
-def _keep(state: State, messages: Sequence[Message], size: int) -> None:
+def _keep(state: State, messages: Sequence[Message | Value], size: int) -> None:
     """Keeps messages of so many bytes together, to be freed as postponed work."""
     if not state.unfreed or not isinstance(state.unfreed[-1], Dropped):
         state.unfreed.append(Dropped([]))
@@ -63,7 +64,7 @@ def free_one(state: State, dropped: Dropped) -> int:
     return uncount_freed(state, dropped.messages.pop())
 
 
-def uncount_freed(state: State, message: Message) -> int:
+def uncount_freed(state: State, message: Message | Value) -> int:
     """A message that was dropped before is freed now. Returns the units of work."""
     size = len(message.body)
     state.purged_messages -= 1

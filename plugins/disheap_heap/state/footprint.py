@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from disheap_heap.state.messages import Body, Content, Message, SharedMessage
 from disheap_heap.state.state import Session, State
+from disheap_heap.state.values import Values
 
 MESSAGE_BYTES = 220
 """A tuple, its id, its entry in a dict and in a heap, the header of its payload."""
@@ -49,6 +50,16 @@ TOLD_BYTES = 100
 RESEND_BYTES = 150
 """A token that an ATTACH named, or that is sent again: a tuple, its numbers, an entry in a dict or list."""
 
+VALUE_BYTES = 270
+"""A value: a tuple, its number, its key without the characters, entries in a partitioned dict and in another, the
+header of its content."""
+WATCH_BYTES = 380
+"""Its key, and its entries in a dict of the session, in one of all keys, and in one of its own."""
+BARRIER_BYTES = 400
+"""An object, a list, a dict, its key, its entries in two more."""
+PART_BYTES = 110
+"""A tuple, and its entries in a list and a dict. The key is that of the value."""
+
 
 def memory_bytes(state: State) -> int:
     """The estimate in bytes, without what open views keep. Takes constant time, for each session that is sent its
@@ -74,6 +85,18 @@ def memory_bytes(state: State) -> int:
         + FINISHED_BYTES * len(state.transactions.finished)
         + TOLD_BYTES * state.transactions.told
         + RESEND_BYTES * sum(map(_tokens, state.resending.values()))
+        + _values_bytes(state.values)
+    )
+
+
+def _values_bytes(values: Values[Session]) -> int:
+    return (
+        values.size
+        + VALUE_BYTES * len(values.by_number)
+        + WATCH_BYTES * values.watches
+        + BARRIER_BYTES * len(values.barriers)
+        + PART_BYTES * values.parts
+        + values.message_bytes
     )
 
 

@@ -140,7 +140,11 @@ class Kept:
     __slots__ = ("_more_bytes", "_queues", "_tables")
 
     def __init__(
-        self, places: PartitionedDict[Any], leases: KeptLeases[Any], *rows: dict[Any, Any], queues: KeptQueues
+        self,
+        places: PartitionedDict[Any],
+        leases: KeptLeases[Any],
+        *rows: dict[Any, Any] | PartitionedDict[Any],
+        queues: KeptQueues,
     ) -> None:
         self._tables: tuple[Table, ...] = (places, leases, *rows)
         self._queues = queues

@@ -31,6 +31,7 @@ from disheap_heap.state.prepared import Transactions
 from disheap_heap.state.ready import ReadyMessages
 from disheap_heap.state.routing import Exchange, RouteCache
 from disheap_heap.state.turns import Turns
+from disheap_heap.state.values import Value, Values
 from disheap_heap.tables.arrivals import Arrivals
 from disheap_heap.tables.ordered import OrderedRecords
 from disheap_heap.tables.partitioned import PartitionedDict
@@ -74,9 +75,9 @@ class Resend:
 class Session:
     """A client's session. `attached`: it has a connection, as far as the log knows. `is_served`: its consumers are
     given messages, because it is attached and all its leases were compared. `principal`: the name that its client
-    proved. `owned`: its exclusive topics, by number."""
+    proved. `owned`: its exclusive topics, by number. `watches`: the keys that it watches."""
 
-    __slots__ = ("attached", "consumers", "groups", "is_served", "number", "owned", "principal", "resend")
+    __slots__ = ("attached", "consumers", "groups", "is_served", "number", "owned", "principal", "resend", "watches")
 
     def __init__(self, number: int, attached: bool, principal: str = "") -> None:
         self.number = number
@@ -86,6 +87,7 @@ class Session:
         self.owned: dict[int, Topic] = {}
         self.resend: Resend | None = None
         self.groups: dict[int, CreditGroup] = {}
+        self.watches: dict[str, None] = {}
 
 
 class CreditGroup:
@@ -251,7 +253,7 @@ class PurgedMessages(NamedTuple):
 class Dropped(NamedTuple):
     """Messages that were dropped by a call which must not free them. See `dropped`."""
 
-    messages: list[Message]
+    messages: list[Message | Value]
 
 
 class State:
@@ -284,6 +286,7 @@ class State:
         self.transactions = Transactions()
         self.groups: tuple[int, ...] = (group,)  # that take messages of others, as far as the leader has told
         self.outbox = Outbox()
+        self.values: Values[Session] = Values()
         self.bindings = 0
         self.pattern_nodes = 0
         self.routes: RouteCache[Topic] = RouteCache()  # not state

@@ -21,6 +21,7 @@ from disheap_heap.state.kept import DROPPED_BYTES, ID_BYTES, Kept, KeptLeases, K
 from disheap_heap.state.messages import Message
 from disheap_heap.state.prepared import FrozenMessage
 from disheap_heap.state.state import Consumer, Lease, Topic
+from disheap_heap.state.values import Barrier, Part, Value
 from disheap_heap.tables.partitioned import PartitionedDict
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class SessionFacts(NamedTuple):
     scanned: int
     tokens: int
     sent: int
+    watches: list[str]
 
 
 class View:
@@ -61,6 +63,11 @@ class View:
         self.asking = list(table.asking.items())
         self.queues = state.outbox.queued()
         self.numbers = state.outbox.numbers()
+        values = state.values
+        self.value_numbers = (values.last_number, values.last_barrier)
+        self._values = values.by_number
+        self._value_starts = values.by_number.starts()
+        self._barriers = list(values.barriers.values())
         self.exchanges = list(state.exchanges.values())  # what a row holds of an exchange never changes
         self.unserved = list(state.unserved)
         self.freed = list(state.freed)
@@ -84,10 +91,12 @@ class View:
         self._consumer_rows: dict[Consumer, Row] = {}
         self._group_rows: dict[CreditGroup, tuple[Row, list[int]]] = {}
         self._session_facts: dict[Session, SessionFacts] = {}
+        self._kept_values: PartitionedDict[Value] = PartitionedDict()
+        self._barrier_facts: dict[Barrier, tuple[Row, list[Part], int]] = {}  # (row, parts, how many of these)
         self._looked = 0  # ids and records that were looked at since the last pause
         self.kept = Kept(
             self._kept, self._leases, self._topic_rows, self._rings, self._consumer_rows, self._group_rows,
-            self._session_facts, queues=KeptQueues(self.queues),
+            self._session_facts, self._kept_values, self._barrier_facts, queues=KeptQueues(self.queues),
         )  # fmt: skip
         self.end: Callable[[], None]
 
@@ -181,7 +190,22 @@ class View:
     def keep_session(self, session: Session) -> None:
         """Keeps the facts of a session."""
         if session not in self._session_facts:
-            self._session_facts[session] = _session_facts(session)
+            facts = self._session_facts[session] = _session_facts(session)
+            self.kept.add_bytes(ID_BYTES * len(facts.watches))
+
+    def keep_value(self, value: Value, is_counted: bool) -> bool:
+        """Keeps a value that was removed. Returns whether the view has it. `is_counted`: an older view has it as
+        well."""
+        if value.number > self.value_numbers[0]:
+            return False
+        self._kept_values.put(value.number, value)
+        self.kept.add_bytes(0 if is_counted else value.size())
+        return True
+
+    def keep_barrier(self, barrier: Barrier) -> None:
+        """Keeps the facts of a barrier."""
+        if barrier.number <= self.value_numbers[1] and barrier not in self._barrier_facts:
+            self._barrier_facts[barrier] = _barrier_facts(barrier)
 
     def keep_record_bytes(self, record: Topic | Consumer | Session) -> None:
         """Counts the memory of a record that leaves the state, if the view has it."""
@@ -332,6 +356,41 @@ class View:
                 for token in facts.resend.held:
                     yield session.number, *token
 
+    def values(self) -> Iterator[tuple[Row, int] | None]:
+        """(number, key, expires_at_ms, stage, body) of each value in the order of their numbers, with its size. Values
+        leave partitions and come only to the last one, so what is between two starts never grows."""
+        last = self.value_numbers[0]
+        for start, end in zip(self._value_starts, [*self._value_starts[1:], last + 1], strict=True):
+            found = self._values.in_range(start, end) | self._kept_values.in_range(start, end)
+            for number in sorted(found):
+                yield found[number], len(found[number].body)
+            if self._is_pause_due(1 + len(found)):
+                yield None
+
+    def watches(self) -> Iterator[Row | None]:
+        """(session, key) of each watch, also of sessions that are ending."""
+        for session in (*self._sessions, *self.ending):
+            keys = self._facts(session).watches
+            for key in keys:
+                yield session.number, key
+            if self._is_pause_due(1 + len(keys)):
+                yield None
+
+    def barriers(self) -> Iterator[tuple[Row, int]]:
+        """The row of each barrier, with the size of its message."""
+        for barrier in self._barriers:
+            row = (self._barrier_facts.get(barrier) or _barrier_facts(barrier))[0]
+            yield row, len(row[-1])
+
+    def parts(self) -> Iterator[Row | None]:
+        """(barrier, key, order) of each part, by barrier in the order of arrival."""
+        for barrier in self._barriers:
+            _, parts, count = self._barrier_facts.get(barrier) or _barrier_facts(barrier)
+            for at in range(count):
+                yield barrier.number, *parts[at]
+            if self._is_pause_due(1 + count):
+                yield None
+
     def _waiting(self, topic: Topic) -> Iterator[Message | Delayed | None]:
         """The topic's messages that were ready or delayed, in the order of their ids."""
         kept, last = self._kept, self._last_message
@@ -389,4 +448,12 @@ def _group_row(group: CreditGroup) -> Row:
 def _session_facts(session: Session) -> SessionFacts:
     resend = session.resend
     at = (resend.scanned, len(resend.tokens), resend.sent) if resend is not None else (0, 0, 0)
-    return SessionFacts(session.attached, list(session.groups.values()), list(session.owned), resend, *at)
+    groups, owned = list(session.groups.values()), list(session.owned)
+    return SessionFacts(session.attached, groups, owned, resend, *at, list(session.watches))
+
+
+def _barrier_facts(barrier: Barrier) -> tuple[Row, list[Part], int]:
+    times = (barrier.lifetime_ms, barrier.expires_at_ms)
+    is_over = (barrier.is_released, barrier.is_closed)
+    row = (barrier.number, barrier.key, barrier.size, barrier.more, *times, *is_over, barrier.message)
+    return row, barrier.parts, len(barrier.parts)

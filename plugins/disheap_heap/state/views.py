@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         State,
         Topic,
     )
+    from disheap_heap.state.values import Barrier, Value
     from disheap_heap.tables.partitioned import PartitionedDict
 
 R = TypeVar("R")
@@ -152,6 +153,18 @@ def keep_group(state: State, group: CreditGroup) -> None:
 def keep_session(state: State, session: Session) -> None:
     """Before a session, its groups, what it owns, or what is sent to it again changes."""
     _in_open_views(state, View.keep_session, session)
+
+
+def keep_value(state: State, value: Value) -> None:
+    """Called when a value was removed. Its memory is counted for the oldest view that has it."""
+    is_counted = False
+    for view in _open(state):
+        is_counted |= view.keep_value(value, is_counted)
+
+
+def keep_barrier(state: State, barrier: Barrier) -> None:
+    """Before a barrier changes."""
+    _in_open_views(state, View.keep_barrier, barrier)
 
 
 def ids_of_views(state: State, topic: Topic) -> list[PartitionedDict[Any]]:

@@ -141,6 +141,19 @@ class PartitionedDict(MutableMapping[int, V]):
             there.update([(key, partition[key]) for key in some if key in partition])
         return there
 
+    def starts(self) -> list[int]:
+        """The lowest key that may be in each partition, in ascending order. The first is 0."""
+        return [*self._earlier.starts, self.last_start]
+
+    def in_range(self, start: int, end: int) -> dict[int, V]:
+        """Returns the entries with keys from `start` up to `end`, without `end`, in no order."""
+        earlier, there = self._earlier, {}
+        for place in range(max(0, bisect_right(earlier.starts, start) - 1), bisect_left(earlier.starts, end)):
+            there.update({key: one for key, one in earlier.partitions[place].items() if start <= key < end})
+        if end > self.last_start:
+            there.update({key: one for key, one in self.last.items() if start <= key < end})
+        return there
+
     def an_early_value(self) -> V | None:
         """The value that was added first in the first partition, or None if there is none. Replicas may differ."""
         _, first = self.partitions()[0]

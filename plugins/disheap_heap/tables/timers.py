@@ -17,6 +17,12 @@ POP = 2  # a pop has waited long enough
 TOPIC = 3  # an unused topic is deleted
 TRANSACTION = 4  # the time of a coordinator is over
 INQUIRY = 5  # a participant asks the coordinator's group for its decision
+VALUE = 6  # a value is dropped
+BARRIER = 7  # a barrier is dropped
+
+NO_TOPIC = 0
+"""The timers of values are kept as those of messages are, under this number, which no topic has. So millions of them
+make no other timer slower."""
 
 _KINDS = 8  # in a key
 
@@ -41,7 +47,8 @@ class Timers:
         self._later_count = 0
 
     def arm(self, kind: int, number: int, deadline_ms: int, topic: int = 0) -> None:
-        """Starts a timer of any kind but `MESSAGE`. Replaces the earlier one of the same kind and number."""
+        """Starts a timer of any kind but `MESSAGE` and `VALUE`. Replaces the earlier one of the same kind and
+        number."""
         key = number * _KINDS + kind
         self._order.remove(key)
         self._order.push((deadline_ms, key, topic))
@@ -51,12 +58,12 @@ class Timers:
         self._order.push((deadline_ms, number * _KINDS + LEASE, 0))
 
     def disarm(self, kind: int, number: int) -> None:
-        """Removes a timer of any kind but `MESSAGE`, if there is one."""
+        """Removes a timer of any kind but `MESSAGE` and `VALUE`, if there is one."""
         self._order.remove(number * _KINDS + kind)
 
-    def arm_message(self, number: int, deadline_ms: int, topic: int) -> None:
+    def arm_message(self, number: int, deadline_ms: int, topic: int, kind: int = MESSAGE) -> None:
         """Starts the timer of a message. It must not have one."""
-        timer = (deadline_ms, number * _KINDS, topic)
+        timer = (deadline_ms, number * _KINDS + kind, topic)
         first = self._firsts.get(topic)
         if first is None:
             self._firsts[topic] = timer
@@ -87,9 +94,17 @@ class Timers:
         self._later_count += len(numbers)
         self._choose_first(topic)
 
-    def disarm_message(self, number: int, topic: int) -> None:
+    def arm_value(self, number: int, deadline_ms: int) -> None:
+        """Starts the timer of a value. It must not have one."""
+        self.arm_message(number, deadline_ms, NO_TOPIC, VALUE)
+
+    def disarm_value(self, number: int) -> None:
+        """Removes the timer of a value, if there is one."""
+        self.disarm_message(number, NO_TOPIC, VALUE)
+
+    def disarm_message(self, number: int, topic: int, kind: int = MESSAGE) -> None:
         """Removes the timer of a message, if there is one."""
-        key, first = number * _KINDS, self._firsts.get(topic)
+        key, first = number * _KINDS + kind, self._firsts.get(topic)
         if first is None:
             return
         if first[1] == key:
@@ -139,7 +154,7 @@ class Timers:
         """Removes the first timer. Returns its (kind, number, topic)."""
         _, key, topic = self._order.pop()
         number, kind = divmod(key, _KINDS)
-        if kind == MESSAGE:
+        if kind in (MESSAGE, VALUE):
             self._choose_first(topic)
         return kind, number, topic
 

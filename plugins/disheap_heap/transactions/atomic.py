@@ -1,9 +1,10 @@
-"""Several enqueues, publishes and settlements, all or nothing (`Batch`, and what a `Prepare` holds back).
+"""Several enqueues, publishes, settlements and closed barriers, all or nothing (`Batch`, and what a `Prepare` holds
+back).
 
-`check_items` checks every item and changes nothing. Its steps hold what was found: topics, bodies, leases. So carrying
-them out cannot fail. An item sees what the items before it do to the limits of topics: an ack makes room for a message
-of a later item. The topics are served when all items have taken effect, so a message of the batch cannot be delivered
-before another one has its place.
+`check_items` checks every item and changes nothing. Its steps hold what was found: topics, bodies, leases, barriers. So
+carrying them out cannot fail. An item sees what the items before it do to the limits of topics: an ack makes room for a
+message of a later item. The topics are served when all items have taken effect, so a message of the batch cannot be
+delivered before another one has its place.
 
 The work of a batch is bounded by parts. A part is a message for one topic, or a token, and takes `UNITS_PER_PART`
 units. Routing and headers are counted in the same units. The routes come from a cache that starts empty with the batch.
@@ -15,12 +16,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from disheap.errors import BatchTooLarge, CommandRefused, InvalidArgument, LeaseLost
+from disheap.errors import BarrierClosed, BatchTooLarge, CommandRefused, InvalidArgument, LeaseLost
 from disheap.protocol.broker import (
     BATCH_PARTS_MAX,
     Ack,
     Batch,
     Batched,
+    BatchItem,
+    CloseBarrier,
     Enqueue,
     Nack,
     NewMessage,
@@ -28,18 +31,18 @@ from disheap.protocol.broker import (
     Token,
     count_headers,
 )
+from disheap_heap.commands.barriers import close, find_open
 from disheap_heap.commands.checks import check_capacity, check_delayed_capacity, check_message, find_topic
 from disheap_heap.commands.enqueue import check_found
 from disheap_heap.commands.exchanges import find_topics
 from disheap_heap.delivery.delivery import add, serve_all
 from disheap_heap.delivery.leases import settle
 from disheap_heap.encoding import encode
-from disheap_heap.settings import HEADERS_PER_BATCH_UNIT, UNITS_PER_PART
+from disheap_heap.settings import HEADERS_PER_BATCH_UNIT, PARTS_PER_UNIT, UNITS_PER_PART
 from disheap_heap.state.messages import Body, Message, SharedMessage
 from disheap_heap.state.routing import RouteCache
 from disheap_heap.state.state import Lease, State, Topic
-
-Item = Enqueue | Publish | Ack | Nack
+from disheap_heap.state.values import Barrier
 
 
 class Addition(NamedTuple):
@@ -58,7 +61,13 @@ class Settlement(NamedTuple):
     nack: Nack | None
 
 
-Step = Addition | Settlement
+class Closing(NamedTuple):
+    """A barrier that is closed."""
+
+    barrier: Barrier
+
+
+Step = Addition | Settlement | Closing
 
 
 def batch(state: State, session: int, command: Batch) -> bytes:
@@ -70,7 +79,7 @@ def batch(state: State, session: int, command: Batch) -> bytes:
     return encode(Batched(results))
 
 
-def check_items(state: State, session: int, items: Iterable[Item]) -> list[Step]:
+def check_items(state: State, session: int, items: Iterable[BatchItem]) -> list[Step]:
     """What each item does. Raises the `CommandRefused` of the first item that is refused. Its text names the item, and
     nothing was changed."""
     checks = _Checks(state, session)
@@ -101,9 +110,12 @@ class _Checks:
         self._messages: dict[int, int] = {}  # more than now
         self._delayed: dict[int, int] = {}  # more than now
         self._settled: dict[int, None] = {}  # ids of messages whose leases an item settles
+        self._closed: dict[str, None] = {}  # barriers that an item closes
 
-    def check(self, item: Item) -> Step:
+    def check(self, item: BatchItem) -> Step:
         """What the item does. Raises `CommandRefused`."""
+        if isinstance(item, CloseBarrier):
+            return self._closing(item)
         if isinstance(item, Ack | Nack):
             return self._settlement(item)
         return self._addition(item)
@@ -147,6 +159,14 @@ class _Checks:
                 self._delayed[number] = self._delayed.get(number, 0) + 1
         return Settlement(leases, nack)
 
+    def _closing(self, item: CloseBarrier) -> Closing:
+        barrier = find_open(self._state, item.barrier)
+        if item.barrier in self._closed:
+            raise BarrierClosed(f"barrier {item.barrier!r} is closed by another part of the batch")
+        self._closed[item.barrier] = None
+        self._count(1 + len(barrier.parts) // (PARTS_PER_UNIT * UNITS_PER_PART))
+        return Closing(barrier)
+
     def _held(self, token: Token) -> Lease:
         number, epoch = token
         lease = self._state.leases.get(number)
@@ -181,6 +201,8 @@ def _carry_out(state: State, step: Step, touched: dict[int, Topic]) -> int:
     if isinstance(step, Settlement):
         touched.update(settle(state, step.leases, step.nack))
         return len(step.leases)
+    if isinstance(step, Closing):
+        return close(state, step.barrier)
     number, kind = 0, SharedMessage if len(step.topics) > 1 else Message
     for topic in step.topics:
         number = add(state, topic, step.message, step.body, kind)

@@ -27,7 +27,7 @@ from disheap_heap.state.prepared import NO_GROUP, Asking, Finished, FrozenMessag
 from disheap_heap.state.state import Lease, State, Topic
 from disheap_heap.state.views import keep_frozen, keep_message_bytes
 from disheap_heap.tables import timers
-from disheap_heap.transactions.atomic import Addition, Step, check_items
+from disheap_heap.transactions.atomic import Addition, Settlement, Step, check_items
 
 
 def prepare(state: State, session: int, command: Prepare) -> bytes:
@@ -170,6 +170,7 @@ def _hold_back(state: State, transaction: Transaction, step: Step, touched: dict
             topic.reserve(step.message.delay_ms > 0)
         state.units += len(step.topics)
         return
+    assert isinstance(step, Settlement)  # a Prepare closes no barriers
     for lease in step.leases:
         topic = _freeze(state, transaction, lease)
         touched[topic.number] = topic

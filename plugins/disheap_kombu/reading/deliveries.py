@@ -13,7 +13,7 @@ from disheap.client.core.broker_session import SessionLost
 from disheap.protocol import broker
 from disheap_kombu.subscription import Subscription
 
-Arrival = broker.Push | SessionLost
+Arrival = broker.ConsumerPush | SessionLost
 
 
 class Deliveries:

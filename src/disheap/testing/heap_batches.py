@@ -12,7 +12,7 @@ from disheap.protocol import broker
 from disheap.testing.heap_model import Model
 from disheap.testing.heap_records import ModelTopic
 
-Item = tuple[broker.Enqueue | broker.Publish | broker.Ack | broker.Nack, list[ModelTopic]]
+Item = tuple[broker.BatchItem, list[ModelTopic]]
 
 
 def refusal(model: Model, session: int, items: Iterable[Item]) -> str:
@@ -21,7 +21,13 @@ def refusal(model: Model, session: int, items: Iterable[Item]) -> str:
     more: Counter[int] = Counter()  # messages, by number of the topic
     more_delayed: Counter[int] = Counter()
     settled: list[broker.Token] = []
+    closed: list[str] = []
     for item, topics in items:
+        if isinstance(item, broker.CloseBarrier):
+            if item.barrier in closed or not model.values.is_open(item.barrier):
+                return "barrier-closed"
+            closed.append(item.barrier)
+            continue
         if isinstance(item, broker.Enqueue | broker.Publish):
             is_delayed = item.message.delay_ms > 0
             for topic in topics:
@@ -49,6 +55,9 @@ def carry_out(model: Model, session: int, items: Iterable[Item]) -> list[int]:
     results: list[int] = []
     touched: list[ModelTopic] = []
     for item, topics in items:
+        if isinstance(item, broker.CloseBarrier):
+            results.append(model.values.close(item.barrier))
+            continue
         if isinstance(item, broker.Enqueue | broker.Publish):
             numbers = [model.put(topic, item.message) for topic in topics]
             results.append(numbers[0] if isinstance(item, broker.Enqueue) else len(numbers))

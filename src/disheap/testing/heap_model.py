@@ -17,6 +17,7 @@ from disheap.testing.heap_records import (
     ModelTopic,
     ModelTransaction,
 )
+from disheap.testing.heap_values import ModelValues
 
 INQUIRE_AFTER_MS = 5_000
 INQUIRE_PAUSE_MAX_MS = 60_000
@@ -45,6 +46,7 @@ class Model:
         self.taken: dict[int, int] = {}  # by group
         self.pushed: list[tuple[int, Any]] = []
         self.dropped = 0  # messages, by topics that were full
+        self.values = ModelValues(self.attached, lambda session, push: self.pushed.append((session, push)))
         self.lease_order: list[int] = []  # message ids in the order in which their present leases were granted
 
     # --- questions ---
@@ -389,12 +391,13 @@ class Model:
                 self.end(consumer)
                 self.delete_if_unused(consumer)
             self.recover([consumer])
+        self.values.expire_session(session)
 
     # --- time ---
 
     def advance(self, now: int) -> None:
         """Sets the time, and fires all timers that are due, in the order of their deadlines."""
-        self.now = now
+        self.now = self.values.now = now
         while True:
             due = [event for event in self.events() if event[0] <= now]
             if not due:
@@ -424,12 +427,15 @@ class Model:
         events += [(one.deadline_ms, one.number, 5) for one in self.transactions.values() if one.deadline_ms]
         events += [(one.asks_at_ms, one.number, 6) for one in self.transactions.values() if one.asks_at_ms]
         events += [(one.expires_at_ms, one.number, 4) for one in self.topics if one.expires_at_ms]
-        return events
+        return events + self.values.events()
 
     def fire(self, kind: int, number: int) -> list[ModelTopic]:
         """Fires one timer. Returns the topics to serve afterwards."""
         if kind == 4:
             self.delete(next(one for one in self.topics if one.number == number), "it was unused for too long")
+            return []
+        if kind in (7, 8):
+            self.values.fire(kind, number)
             return []
         if kind == 6:
             self.inquire(next(one for one in self.transactions.values() if one.number == number))

@@ -57,6 +57,7 @@ def prepare(model: Model, session: int, command: broker.Prepare, items: Sequence
             if topics:
                 one.prepared.append((item.message, topics))
             continue
+        assert not isinstance(item, broker.CloseBarrier)
         for token in item.tokens:
             message = model.lease(session, token)
             assert message is not None

@@ -28,6 +28,7 @@ from tests.mutants.catalogue import (
     storage,
     tables,
     transactions,
+    values,
     wire,
 )
 from tests.mutants.mutant import Mutant
@@ -51,6 +52,7 @@ CATALOGUE: tuple[Mutant, ...] = (
     *overtaking.MUTANTS,
     *batches.MUTANTS,
     *transactions.MUTANTS,
+    *values.MUTANTS,
     *group_transactions.MUTANTS,
     *messages.MUTANTS,
     *client.MUTANTS,

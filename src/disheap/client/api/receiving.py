@@ -35,7 +35,7 @@ class Inboxes:
 
         return int(self.driver.request(command, on_reply=begun).consumer)
 
-    def wait_push(self, consumer: int, timeout_s: float | None) -> broker.Push | None:
+    def wait_push(self, consumer: int, timeout_s: float | None) -> broker.ConsumerPush | None:
         """Returns the next push for a consumer, or None if none came in time. Raises `SessionExpired` if the session is
         over."""
         clock = self.driver.clock
@@ -188,7 +188,7 @@ class Consumer:
             self._number = self._inboxes.begin(self._command)
         return self._number or 0
 
-    def _wait_push(self) -> broker.Push | None:
+    def _wait_push(self) -> broker.ConsumerPush | None:
         try:
             return self._inboxes.wait_push(self._open(), self._idle_s)
         except SessionExpired:

@@ -72,7 +72,13 @@ class OpaqueReply(SessionEvent, frozen=True):
 class Arrived(SessionEvent, frozen=True):
     """A push. A `Deliver` comes once, however often the node says it."""
 
-    push: broker.Push
+    push: broker.ConsumerPush
+
+
+class ValueArrived(SessionEvent, frozen=True):
+    """A watched key has a value. The push may be lost with the connection: see `Connector.on_value`."""
+
+    value: broker.ValueSet
 
 
 class OpaquePush(SessionEvent, frozen=True):
@@ -85,7 +91,7 @@ class SessionLost(SessionEvent, frozen=True):
     """The session lapsed: consumers are gone, and what it held was given back."""
 
 
-Control = Ready | Moved | MembersChanged | Postponed | Alive | Broken | Closed | OpaquePush | SessionLost
+Control = Ready | Moved | MembersChanged | Postponed | Alive | Broken | Closed | OpaquePush | SessionLost | ValueArrived
 BrokerEvent = Replied | OpaqueReply | Arrived | Control
 """What a driver hears: an answer for a waiter, a push, or `Control` for itself."""
 
@@ -224,9 +230,11 @@ class BrokerSession:
         return Replied(waiter.waiter, result)
 
     def _pushed(self, push: broker.Push, out: list[BrokerEvent]) -> None:
-        if type(push) is broker.Deliver:
+        if isinstance(push, broker.Deliver):
             if self.held.delivered(push):
                 out.append(Arrived(push))
+        elif isinstance(push, broker.ValueSet):
+            out.append(ValueArrived(push))
         else:
             self.held.ended(push.consumer)
             out.append(Arrived(push))

@@ -32,6 +32,7 @@ from disheap.client.core.broker_session import (
     OpaqueReply,
     Replied,
     SessionLost,
+    ValueArrived,
 )
 from disheap.client.core.events import Alive, Broken, Closed, MembersChanged, Moved, Postponed, Ready
 from disheap.client.core.handshake import Handshake
@@ -63,6 +64,10 @@ class Connector(ABC, Generic[C]):
 
     `observer` asks whatever node answers, and has no session. `client` is the name that a node is told. `opaque`: the
     machine is no broker, and its pushes go to `on_push`. `last_nodes` is shared by the clients of one process.
+
+    `on_value` gets the value of a watched key. Such a push may be lost with its connection. So `on_ready` is called
+    when a session is attached to a connection, and whoever watches asks for the values then. Its argument is False for
+    a new session, which watches nothing.
     """
 
     def __init__(
@@ -77,6 +82,8 @@ class Connector(ABC, Generic[C]):
     ) -> None:
         self.url = url
         self.on_push: Callable[[bytes], None] | None = None
+        self.on_value: Callable[[broker.ValueSet], None] | None = None
+        self.on_ready: Callable[[bool], None] | None = None
         options = None if observer else SessionOptions(url.session_timeout_ms, url.label)
         self._broker = BrokerSession(options, hello_of(url, client), opaque=opaque)
         self._session = self._broker.session
@@ -323,6 +330,8 @@ class Connector(ABC, Generic[C]):
                 if self._session.welcome is not None:
                     self._route.learned(self._session.welcome.members)
                 self._changed()
+                if self.on_ready is not None:
+                    self.on_ready(event.resumed)
             case Moved():
                 self._drop(event.message or event.code, event.code)
                 self._route.moved(event.leader, self._now())
@@ -330,6 +339,9 @@ class Connector(ABC, Generic[C]):
                 self._route.learned(event.addresses)
             case SessionLost():
                 self._session_lost(event)
+            case ValueArrived():
+                if self.on_value is not None:
+                    self.on_value(event.value)
             case Postponed():
                 self._put_off(self._now())
             case OpaquePush():
@@ -364,7 +376,7 @@ class Connector(ABC, Generic[C]):
         """A request is answered. `waiter` is what it was sent with; None if nobody waits."""
 
     @abstractmethod
-    def _deliver(self, push: broker.Push) -> None:
+    def _deliver(self, push: broker.ConsumerPush) -> None:
         """A push for a consumer or a pop."""
 
     @abstractmethod

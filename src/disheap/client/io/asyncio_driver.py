@@ -361,7 +361,7 @@ class Driver(Connector[Link]):
             except Exception as error:
                 future.set_exception(error)
 
-    def _deliver(self, push: broker.Push) -> None:
+    def _deliver(self, push: broker.ConsumerPush) -> None:
         self._sinks.arrived(push)
 
     def _session_lost(self, event: SessionLost) -> None:

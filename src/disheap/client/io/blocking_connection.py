@@ -29,7 +29,7 @@ READS_PER_POLL = 16
 """Reads in one poll: a flood from the node must not keep the owner's loop from its other work."""
 
 OnReply = Callable[[Any], None]
-Pushed = broker.Push | SessionLost
+Pushed = broker.ConsumerPush | SessionLost
 
 
 class BlockingConnection(Connector[SocketChannel]):
@@ -239,7 +239,7 @@ class BlockingConnection(Connector[SocketChannel]):
         if waiter is not None:
             waiter(result)
 
-    def _deliver(self, push: broker.Push) -> None:
+    def _deliver(self, push: broker.ConsumerPush) -> None:
         self._pushes.append(push)
 
     def _session_lost(self, event: SessionLost) -> None:

@@ -34,7 +34,7 @@ class Sinks:
     def __init__(self, give_back: Callable[[list[broker.Token]], None]) -> None:
         self._give_back = give_back
         self._sinks: dict[int, Sink] = {}
-        self._early: dict[int, list[broker.Push]] = {}  # bounded by the credit that was asked for
+        self._early: dict[int, list[broker.ConsumerPush]] = {}  # bounded by the credit that was asked for
         self._expected = 0
 
     def expect(self, future: asyncio.Future[int]) -> None:
@@ -52,7 +52,7 @@ class Sinks:
         """Give back deliveries that still come for the consumer."""
         self._sinks.pop(number, None)
 
-    def arrived(self, push: broker.Push) -> None:
+    def arrived(self, push: broker.ConsumerPush) -> None:
         """A push came."""
         sink = self._sinks.get(push.consumer)
         if sink is None:

@@ -12,16 +12,20 @@ from disheap.protocol.broker.fields import (
     CREDIT_GROUP_MAX,
     GROUPS_MAX,
     HELD_MAX,
+    NAME_CHARACTERS,
     NAMED_MAX,
     PRIORITY_MAX,
     PRIORITY_MIN,
+    STAGE_DONE,
     TOKENS_MAX,
     CreditGroup,
     Duration,
     Epoch,
     Exact,
     Group,
+    Keys,
     Name,
+    Stage,
     Token,
 )
 from disheap.protocol.broker.message import NewMessage
@@ -200,13 +204,72 @@ class Recover(Exact, tag=18, frozen=True):
     consumers: Annotated[list[int], Meta(max_length=BATCH_MAX)]
 
 
-class Batch(Exact, tag=19, frozen=True):
-    """Enqueue, publish and settle, all or nothing. The items take effect in their order, and then the topics are
-    served. An item that is refused refuses the batch. A token that names no lease of this session is refused with
-    `LeaseLost`, and a publish that any of its topics refuses with `TopicFull`. At most 1,500 parts: a part is a message
-    for one topic, or a token. Many headers and long walks through patterns count as parts too. Reply: `Batched`."""
+class SetValue(Exact, tag=27, frozen=True):
+    """Store a value under a key, in place of an earlier one. `expires_ms`: dropped after so long (0: never). `stage`: 0
+    is an interim value, and more will follow; 1 is an outcome; 2 is an outcome that is never replaced. Sessions that
+    watch the key are pushed a `ValueSet`, and an outcome ends their watches. `barrier`: the value also arrives there,
+    as a part with this `order`. The same key and order arrive once, however often they are sent. Reply: `Stored`."""
 
-    items: Annotated[list[Enqueue | Publish | Ack | Nack], Meta(min_length=1, max_length=BATCH_MAX)]
+    key: Name
+    value: bytes
+    expires_ms: Duration = 0
+    stage: Stage = STAGE_DONE
+    barrier: Annotated[str, Meta(max_length=NAME_CHARACTERS)] = ""
+    order: Annotated[int, Meta(ge=PRIORITY_MIN, le=PRIORITY_MAX)] = 0
+
+
+class DeleteValues(Exact, tag=28, frozen=True):
+    """Drop the values under these keys. A key without a value is fine. Reply: `Removed`."""
+
+    keys: Keys
+
+
+class Watch(Exact, tag=29, frozen=True):
+    """Push a `ValueSet` to this session whenever one of these keys gets a value, up to its outcome. A key whose outcome
+    is there is not watched. Watches end with the session. Reply: `Values`, with what is there now."""
+
+    keys: Keys
+
+
+class Unwatch(Exact, tag=30, frozen=True):
+    """End the watches of this session on these keys. Reply: `Done`."""
+
+    keys: Keys
+
+
+class SetBarrier(Exact, tag=31, frozen=True):
+    """Create a barrier, or say more about one. `size`: how many parts it waits for; 0 leaves it as it is. `more`: it
+    waits for so many beyond its size. `message`: published once, when the last part arrives; None leaves it as it is.
+    `lifetime_ms`: the barrier is dropped so long after the last command that touched it. 0 leaves it as it is. Without
+    a lifetime, a barrier stays until it is closed. A closed barrier is not changed, unless with `reopens`: then it
+    begins anew. Reply: `BarrierInfo`."""
+
+    barrier: Name
+    size: Annotated[int, Meta(ge=0, lt=1 << 31)] = 0
+    more: Annotated[int, Meta(ge=0, lt=1 << 31)] = 0
+    message: Publish | None = None
+    lifetime_ms: Duration = 0
+    reopens: bool = False
+
+
+class CloseBarrier(Exact, tag=32, frozen=True):
+    """Close a barrier and drop its list of parts. A barrier that is closed or unknown is `BarrierClosed`. As an item of
+    a `Batch`, it lets one of several attempts through. Reply: `Removed`, with the number of parts."""
+
+    barrier: Name
+
+
+BatchItem = Enqueue | Publish | Ack | Nack | CloseBarrier
+
+
+class Batch(Exact, tag=19, frozen=True):
+    """Enqueue, publish, settle and close barriers, all or nothing. The items take effect in their order, and then the
+    topics are served. An item that is refused refuses the batch. A token that names no lease of this session is refused
+    with `LeaseLost`, and a publish that any of its topics refuses with `TopicFull`. At most 1,500 parts: a part is a
+    message for one topic, or a token. Many headers and long walks through patterns count as parts too. Reply:
+    `Batched`."""
+
+    items: Annotated[list[BatchItem], Meta(min_length=1, max_length=BATCH_MAX)]
 
 
 class Prepare(Exact, tag=20, frozen=True):
@@ -324,6 +387,12 @@ Command = (
     | Confirm
     | SetGroups
     | Overtake
+    | SetValue
+    | DeleteValues
+    | Watch
+    | Unwatch
+    | SetBarrier
+    | CloseBarrier
 )
 
 

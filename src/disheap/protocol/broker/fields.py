@@ -32,12 +32,17 @@ HEADERS_BYTES_MAX = 16 << 10  # of one message, encoded
 HEADERS_MAX = 256  # of one message: they are checked in 0.1 ms
 BATCH_HEADERS_MAX = 20_000  # of one EnqueueMany, over all its messages: they are checked in 10 ms
 KEY_BYTES_MAX = 255  # in UTF-8: a name of somebody or something, of which there may be millions
+KEYS_MAX = 1_000  # values that one command or query names: each is looked up, in 1 ms together
+PARTS_PAGE = 1_000  # parts of a barrier in one answer
+STAGE_INTERIM, STAGE_DONE, STAGE_FINAL = 0, 1, 2  # of a value: more follows; an outcome; one that is never replaced
 NAMED_MAX = 200_000  # pops that one ATTACH names, and likewise consumers: read in 5 ms
 
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARACTERS)]
 Duration = Annotated[int, Meta(ge=0, le=DURATION_MAX_MS)]
 Epoch = Annotated[int, Meta(ge=1, le=EPOCH_MAX)]
 Group = Annotated[int, Meta(ge=0, lt=GROUPS_MAX)]
+Stage = Annotated[int, Meta(ge=STAGE_INTERIM, le=STAGE_FINAL)]
+Keys = Annotated[list[Name], Meta(min_length=1, max_length=KEYS_MAX)]
 CreditGroup = Annotated[int, Meta(ge=0, le=CREDIT_GROUP_MAX)]
 Token = tuple[int, int]
 """A lease: (message id, epoch). The epoch counts the leases granted on the message; a token of an older one is

@@ -39,6 +39,19 @@ class ConsumerEnded(Record, tag=98, frozen=True):
     reason: str
 
 
-Push = Deliver | PopDone | ConsumerEnded
+ConsumerPush = Deliver | PopDone | ConsumerEnded
+"""The pushes that concern a consumer or a pop, and say its number."""
+
+
+class ValueSet(Record, tag=99, frozen=True):
+    """A watched key has a value. A value that is too long for a push is None here: `GetValues` has it. `stage` is that
+    of the `SetValue`. Above 0 the watch has ended."""
+
+    key: str
+    value: bytes | None
+    stage: int
+
+
+Push = ConsumerPush | ValueSet
 
 decode_push: msgspec.msgpack.Decoder[Push] = msgspec.msgpack.Decoder(Push)

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from disheap.protocol.broker.fields import HOLDERS_MAX, PAGE_ROWS, Record
+from disheap.protocol.broker.fields import HOLDERS_MAX, PAGE_ROWS, PARTS_PAGE, Keys, Name, Record
 
 
 class Peek(Record, tag=128, frozen=True):
@@ -61,6 +61,21 @@ class ListTransactions(Record, tag=133, frozen=True):
     limit: Annotated[int, Meta(ge=1, le=PAGE_ROWS)] = PAGE_ROWS
 
 
-Query = Peek | DescribeTopic | ListTopics | GetStats | ListExchanges | ListTransactions
+class GetValues(Record, tag=134, frozen=True):
+    """The values under these keys. Answer: `Values`."""
+
+    keys: Keys
+
+
+class GetParts(Record, tag=135, frozen=True):
+    """The parts of a barrier with their values, in the order of their arrival. `skip` of them are left out, and at most
+    `limit` follow, fewer if their values are long. Answer: `Parts`."""
+
+    barrier: Name
+    skip: Annotated[int, Meta(ge=0, le=1 << 31)] = 0
+    limit: Annotated[int, Meta(ge=1, le=PARTS_PAGE)] = PARTS_PAGE
+
+
+Query = Peek | DescribeTopic | ListTopics | GetStats | ListExchanges | ListTransactions | GetValues | GetParts
 
 decode_query: msgspec.msgpack.Decoder[Query] = msgspec.msgpack.Decoder(Query)

@@ -10,7 +10,7 @@ from disheap.errors import TopicFull
 from disheap.protocol.broker.commands import TopicSettings
 from disheap.protocol.broker.fields import Record, Token
 from disheap.protocol.broker.message import PeekedMessage
-from disheap.protocol.broker.pushes import ConsumerEnded, Deliver, PopDone
+from disheap.protocol.broker.pushes import ConsumerEnded, Deliver, PopDone, ValueSet
 
 
 class Done(Record, tag=64, frozen=True):
@@ -106,7 +106,7 @@ class Peeked(Record, tag=73, frozen=True):
 class Stats(Record, tag=74, frozen=True):
     """Counts over the whole machine. `pops` are those that wait. `time_ms` is the cluster's time. `prepared` messages
     and `frozen` ones wait for the decision on `transactions`. `forwarding`: decisions, and questions for them, that
-    other groups have not confirmed."""
+    other groups have not confirmed. `value_bytes`: of all values with their keys."""
 
     topics: int
     exchanges: int
@@ -122,6 +122,10 @@ class Stats(Record, tag=74, frozen=True):
     prepared: int = 0
     frozen: int = 0
     forwarding: int = 0
+    values: int = 0
+    value_bytes: int = 0
+    watches: int = 0
+    barriers: int = 0
 
 
 class ExchangeInfos(Record, tag=75, frozen=True):
@@ -194,6 +198,50 @@ class TransactionInfos(Record, tag=79, frozen=True):
     count: int = 0
 
 
+class Stored(Record, tag=82, frozen=True):
+    """Whether the value was stored; False if the one that is there is never replaced. `arrived` and `size` are those of
+    the barrier, as in `BarrierInfo`; 0 without a barrier, or if it is closed or unknown."""
+
+    is_stored: bool
+    arrived: int = 0
+    size: int = 0
+
+
+class Values(Record, tag=83, frozen=True):
+    """The values that are there, in the order of the keys that were named, as many as fit. `left`: the keys of those
+    that did not fit. A key without a value is in neither."""
+
+    values: list[ValueSet]
+    left: list[str]
+
+
+class BarrierInfo(Record, tag=84, frozen=True):
+    """`arrived` of `size` parts are there; a size of 0 is not known yet. A barrier is complete when all have arrived.
+    Then its message, if it has one, was published."""
+
+    arrived: int
+    size: int
+    is_complete: bool
+    is_closed: bool
+
+
+class Part(Record, frozen=True):
+    """One part of a barrier: its key, its order, and its value; None if the value was dropped since."""
+
+    key: str
+    order: int
+    value: bytes | None
+
+
+class Parts(Record, tag=85, frozen=True):
+    """One page of the parts of a barrier, in the order of their arrival. A barrier that is closed or unknown has no
+    parts. `left`: how many follow this page."""
+
+    parts: list[Part]
+    left: int
+    info: BarrierInfo
+
+
 Reply = (
     Done
     | Enqueued
@@ -211,6 +259,10 @@ Reply = (
     | Batched
     | Committed
     | TransactionInfos
+    | Stored
+    | Values
+    | BarrierInfo
+    | Parts
 )
 
 decode_reply: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)

@@ -12,7 +12,16 @@ from disheap.protocol import broker
 from disheap.testing.simulator.checks.reference import Reference
 from disheap.testing.simulator.checks.reference_exchanges import Refused
 
-BRINGS_IN = (broker.Enqueue, broker.EnqueueMany, broker.Publish, broker.Batch, broker.Prepare)
+BRINGS_IN = (
+    broker.Enqueue,
+    broker.EnqueueMany,
+    broker.Publish,
+    broker.Batch,
+    broker.Prepare,
+    broker.SetValue,
+    broker.SetBarrier,
+    broker.Watch,
+)
 """Nothing else is refused while there is no room."""
 
 
@@ -116,7 +125,8 @@ class HeapReference:
         return isinstance(broker.decode_command.decode(body), BRINGS_IN)
 
     def consumer_of(self, push: bytes) -> int:
-        return broker.decode_push.decode(push).consumer
+        decoded = broker.decode_push.decode(push)
+        return 0 if isinstance(decoded, broker.ValueSet) else decoded.consumer
 
     def show(self, body: bytes) -> str:
         return repr(broker.decode_reply.decode(body)) if body else repr(body)

@@ -53,6 +53,10 @@ class Reference:
                 return self.exchanges.list(query)
             case broker.ListTransactions():
                 return self._list_transactions(query)
+            case broker.GetValues():
+                return self.model.values.found(query.keys)
+            case broker.GetParts():
+                return self.model.values.parts(query)
 
     def prune(self) -> None:
         """Forgets the consumers that have ended and hold nothing."""
@@ -124,9 +128,7 @@ class Reference:
         self.seen["batch"] += 1
         return broker.Batched(heap_batches.carry_out(self.model, session, items))
 
-    def _checked_items(
-        self, commands: Iterable[broker.Enqueue | broker.Publish | broker.Ack | broker.Nack], session: int
-    ) -> list[heap_batches.Item]:
+    def _checked_items(self, commands: Iterable[broker.BatchItem], session: int) -> list[heap_batches.Item]:
         items: list[heap_batches.Item] = []
         for item in commands:
             items.append((item, self._topics_of(item)))
@@ -204,7 +206,7 @@ class Reference:
         if session:
             raise Refused("invalid-argument")
 
-    def _topics_of(self, item: broker.Enqueue | broker.Publish | broker.Ack | broker.Nack) -> list[ModelTopic]:
+    def _topics_of(self, item: broker.BatchItem) -> list[ModelTopic]:
         if isinstance(item, broker.Enqueue):
             return [self._topic(item.topic)]
         if isinstance(item, broker.Publish):
@@ -318,6 +320,43 @@ class Reference:
     def _extend(self, command: broker.Extend, session: int) -> broker.Reply:
         return self._settle(command.tokens, session, "extend", command.lease_ms)
 
+    # --- values ---
+
+    def _setvalue(self, command: broker.SetValue, session: int) -> broker.Reply:
+        self.seen["kept final value"] += command.key in self.model.values.values
+        return self.model.values.set_value(command, self._publish_anyhow)
+
+    def _deletevalues(self, command: broker.DeleteValues, session: int) -> broker.Reply:
+        return broker.Removed(self.model.values.delete(command.keys))
+
+    def _watch(self, command: broker.Watch, session: int) -> broker.Reply:
+        return self.model.values.watch(session, command.keys)
+
+    def _unwatch(self, command: broker.Unwatch, session: int) -> broker.Reply:
+        self.model.values.unwatch(session, command.keys)
+        return broker.Done()
+
+    def _setbarrier(self, command: broker.SetBarrier, session: int) -> broker.Reply:
+        return self.model.values.set_barrier(command, self._publish_anyhow)
+
+    def _closebarrier(self, command: broker.CloseBarrier, session: int) -> broker.Reply:
+        if not self.model.values.is_open(command.barrier):
+            raise Refused("barrier-closed")
+        return broker.Removed(self.model.values.close(command.barrier))
+
+    def _publish_anyhow(self, message: broker.Publish) -> None:
+        """The message of a complete barrier, which full topics take as well."""
+        self.seen["barrier"] += 1
+        try:
+            topics = self.exchanges.routed(message.exchange, message.routing_key)
+        except Refused:
+            return
+        for topic in topics:
+            self.messages[self.model.last_message + 1] = (topic.name, message.message)
+            self.model.put(topic, message.message)
+        for topic in topics:
+            self.model.serve(topic)
+
     # --- topics ---
 
     def _createtopic(self, command: broker.CreateTopic, session: int) -> broker.Reply:
@@ -413,6 +452,10 @@ class Reference:
             prepared=sum(len(one.prepared) for one in model.transactions.values()),
             frozen=sum(len(one.frozen) for one in model.transactions.values()),
             forwarding=len(model.outbox),
+            values=len(model.values.values),
+            value_bytes=sum(len(key.encode()) + len(one.command.value) for key, one in model.values.values.items()),
+            watches=len(model.values.watches),
+            barriers=len(model.values.barriers),
         )
 
     def _list_transactions(self, query: broker.ListTransactions) -> broker.Reply:

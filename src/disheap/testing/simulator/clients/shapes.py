@@ -47,6 +47,8 @@ EXCHANGES: dict[str, ExchangeShape] = {
 }
 """`nowhere` is never made. A message that leads nowhere in `ring-a` and `ring-b` is refused."""
 RING = ("ring-a", "ring-b")
+VALUE_KEYS = ("result-a", "result-b", "result-c", "result-d")
+BARRIERS = ("gate-a", "gate-b")
 LONG_KEYS = (".".join("a" * 30), ".".join("ab" * 12), ".".join("a" * 24 + "b"))
 KEYS = ("a", "a.b", "a.b.c", "b", *LONG_KEYS)
 LONG_PATTERNS = (

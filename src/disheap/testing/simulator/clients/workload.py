@@ -24,7 +24,7 @@ from disheap.errors import (
 )
 from disheap.protocol import broker
 from disheap.protocol.broker import NewMessage, TopicSettings
-from disheap.testing.simulator.clients.client import Operation, SimulatedClient, Tally
+from disheap.testing.simulator.clients.client import Operation, Tally
 from disheap.testing.simulator.clients.shapes import (
     EXCHANGES,
     KEYS,
@@ -35,15 +35,25 @@ from disheap.testing.simulator.clients.shapes import (
     TOPICS,
     extras_of,
 )
+from disheap.testing.simulator.clients.value_operations import ValueOperations
 from disheap.testing.simulator.cluster.cluster import Cluster
 from disheap.testing.simulator.world.rng import Rng
 
-READING = frozenset({"_peek", "_ask"})
+READING = frozenset({"_peek", "_ask", "_watch"})
 TAKING = frozenset({"_subscribe", "_pop", "_set_credit", "_overtake", "_settle_stale"})
 BRINGING = frozenset({"_enqueue", "_pipeline", "_enqueue_many"})
 PROFILES: tuple[frozenset[str], ...] = (frozenset(), frozenset(), READING, TAKING, BRINGING)
 """What a client does five times as often as others; the first ones, nothing."""
-BROUGHT = BRINGING | {"_batch", "_prepare", "_publish", "_fan_out", "_publish_by_words", "_cast", "_exclusive_topic"}
+BROUGHT = BRINGING | {
+    "_batch",
+    "_prepare",
+    "_publish",
+    "_fan_out",
+    "_publish_by_words",
+    "_cast",
+    "_exclusive_topic",
+    "_set_barrier",
+}
 MAX_BROUGHT = 480
 """Messages of one run: one command sets off 512 deliveries at most, the rest later; the reference does all at once."""
 TOLD_S = 5.0
@@ -72,7 +82,7 @@ class Promises(Tally):
         self.brought = 0
 
 
-class Worker(SimulatedClient):
+class Worker(ValueOperations):
     """One client process."""
 
     def __init__(self, cluster: Cluster, promises: Promises, name: str, rng: Rng, pace_s: float, group: int) -> None:
@@ -81,7 +91,6 @@ class Worker(SimulatedClient):
         profile = rng.pick(PROFILES)
         self.operations = [(do, weight * (5 if do.__name__ in profile else 1)) for do, weight in self._all_operations()]
         self._lanes = rng.pick((1, 1, 1, 3, 6))
-        self._client: Client
         self._consumers: list[Consumer] = []
         self._readers: list[asyncio.Task[None]] = []
         self._reading_for: dict[asyncio.Task[None], int] = {}  # the session that it subscribed in
@@ -89,7 +98,6 @@ class Worker(SimulatedClient):
         self._deliveries: list[Delivery] = []
         self._old_tokens: list[broker.Token] = []
         self._numbers: list[int] = []
-        self._made = 0
 
     # --- its life ---
 
@@ -122,37 +130,15 @@ class Worker(SimulatedClient):
 
     def _all_operations(self) -> list[tuple[Callable[[], Awaitable[Any]], int]]:
         return [
-            (self._enqueue, 20),
-            (self._enqueue_many, 4),
-            (self._pipeline, 4),
-            (self._publish, 6),
-            (self._fan_out, 2),
-            (self._publish_by_words, 2),
-            (self._cast, 2),
-            (self._batch, 6),
-            (self._prepare, 4),
-            (self._decide, 6),
-            (self._pop, 8),
-            (self._subscribe, 4),
-            (self._settle, 20),
-            (self._settle_stale, 2),
-            (self._extend, 3),
-            (self._set_credit, 2),
-            (self._overtake, 3),
-            (self._recover, 1),
-            (self._cancel, 3),
-            (self._create_topic, 5),
-            (self._delete_topic, 1),
-            (self._purge, 1),
-            (self._exclusive_topic, 1),
-            (self._exchange, 4),
-            (self._bind, 3),
-            (self._unbind, 1),
-            (self._peek, 5),
-            (self._ask, 6),
-            (self._status, 1),
-            (self._transfer, 1),
-        ]
+            (self._enqueue, 20), (self._enqueue_many, 4), (self._pipeline, 4), (self._publish, 6), (self._fan_out, 2),
+            (self._publish_by_words, 2), (self._cast, 2), (self._batch, 6), (self._prepare, 4), (self._decide, 6),
+            (self._pop, 8), (self._subscribe, 4), (self._settle, 20), (self._settle_stale, 2), (self._extend, 3),
+            (self._set_credit, 2), (self._overtake, 3), (self._recover, 1), (self._cancel, 3),
+            (self._create_topic, 5), (self._delete_topic, 1), (self._purge, 1), (self._exclusive_topic, 1),
+            (self._exchange, 4), (self._bind, 3), (self._unbind, 1), (self._peek, 5), (self._ask, 6),
+            (self._set_value, 6), (self._set_barrier, 3), (self._watch, 3), (self._delete_values, 1),
+            (self._status, 1), (self._transfer, 1),
+        ]  # fmt: skip
 
     # --- what it does ---
 
@@ -161,6 +147,9 @@ class Worker(SimulatedClient):
         self.promises.brought += 1
         size = self.rng.weighted(((0, 12), (200, 4), (3000, 1)))
         return f"{self.name}.{self._lives}.{self._made}.".encode() + b"x" * size
+
+    def _new_message(self) -> NewMessage:
+        return _message(self._payload())
 
     def _topic(self) -> str:
         return self.rng.weighted(TOPIC_WEIGHTS)
