@@ -36,7 +36,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the seeds that the command line asks for. Returns the exit code, 1 if a check failed."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    logging.getLogger("disheap").setLevel(logging.CRITICAL)
     shape = (
         options.nodes, options.groups, options.change_members, options.move_all, options.change_releases,
     )  # fmt: skip
@@ -159,4 +158,5 @@ def _counts(counts: Iterable[dict[str, int]]) -> str:
 
 
 if __name__ == "__main__":
+    logging.getLogger("disheap").setLevel(logging.CRITICAL)
     sys.exit(main())
