@@ -203,6 +203,16 @@ def protocol_codes() -> tuple[str, ...]:
     return tuple(_owners(ProtocolError))
 
 
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
+class MigrationStopped(DisheapError):
+    """`disheap migrate`: the other broker or the cluster does not answer, or refuses. Each message is still at one of
+    them, and the command may be repeated."""
+
+    exit_code = 5
+
+
 # --- whoever sent a request ------------------------------------------------------------------------------------------
 
 

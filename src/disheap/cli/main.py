@@ -40,6 +40,7 @@ COMMANDS = {
     "restore": ("disheap.cli.restore:restore", "Make a new cluster of a backup."),
     "recover": ("disheap.cli.recover:recover", "Make a new cluster of what one node has left."),
     "verify": ("disheap.cli.verifying:verify", "Read a backup, and say whether it is sound."),
+    "migrate": ("disheap.cli.migrate.command:migrate", "Move waiting messages from RabbitMQ or Redis."),
     "plugins": ("disheap.cli.plugins:plugins", "What is installed, and what can be set."),
     "secret": ("disheap.cli.secret:secret", "Make the secret that the nodes of a cluster share."),
     "bench": ("disheap.cli.bench.command:bench", "Measure throughput and latency."),
