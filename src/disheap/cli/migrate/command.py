@@ -82,34 +82,38 @@ def migrate(
         raise ConfigError(f"--to {target_url!r} is no URL of disheap; give disheap://HOST or disheaps://HOST")
     is_redis = source_url.partition(":")[0] in REDIS_SCHEMES
     order = priority_order or ("redis" if is_redis else "amqp")
-    rows = {}
-    with (
-        interruptible(),
-        _connected(source_url, "source", from_options) as source,
-        show_progress(invocation.json) as show,
-    ):
+    with interruptible(), _connected(source_url, "source", from_options) as source:
         sources = {queue: _source(source, queue, is_redis, unacked) for queue in dict.fromkeys(queues)}
         waiting = {queue: one.count() for queue, one in sources.items()}
-        _check_consumers(sources, force or dry_run)
         if dry_run:
             _tell(invocation, {queue: {"waiting_messages": count} for queue, count in waiting.items()})
             return
+        if not force:
+            _check_consumers(sources)
         with _connected(target_url, "target", {"priority_order": order}) as target:
-            from disheap.cli.migrate.moving import Target, move
-
-            channel = Target(target)
-            for queue, one in sources.items():
-                show.stage(f"moving {queue}", waiting[queue])
-                moved = move(one, channel, batch, waiting[queue], show.at)
-                if moved.taken_meanwhile:
-                    show.note(f"{moved.taken_meanwhile} of {queue} were taken by a worker meanwhile and may run twice")
-                rows[queue] = {
-                    "moved_messages": moved.messages,
-                    "with_eta": moved.delayed,
-                    "taken_meanwhile": moved.taken_meanwhile,
-                    "left_messages": one.count(),
-                }
+            rows = _move(sources, waiting, target, batch, invocation.json)
     _tell(invocation, rows)
+
+
+def _move(
+    sources: dict[str, Any], waiting: dict[str, int], target: Any, batch: int, as_json: bool
+) -> dict[str, dict[str, int]]:
+    from disheap.cli.migrate.moving import Target, move
+
+    channel, rows = Target(target), {}
+    with show_progress(as_json) as show:
+        for queue, source in sources.items():
+            show.stage(f"moving {queue}", waiting[queue])
+            moved = move(source, channel, batch, waiting[queue], show.at)
+            if moved.taken_meanwhile:
+                show.note(f"{moved.taken_meanwhile} of {queue} were taken by a worker meanwhile and may run twice")
+            rows[queue] = {
+                "moved_messages": moved.messages,
+                "with_eta": moved.delayed,
+                "taken_meanwhile": moved.taken_meanwhile,
+                "left_messages": source.count(),
+            }
+    return rows
 
 
 def _source(connection: Any, queue: str, is_redis: bool, unacked: bool) -> Any:
@@ -120,10 +124,10 @@ def _source(connection: Any, queue: str, is_redis: bool, unacked: bool) -> Any:
     return RedisSource(channel, queue, unacked) if is_redis else ChannelSource(channel, queue)
 
 
-def _check_consumers(sources: dict[str, Any], may_have_some: bool) -> None:
+def _check_consumers(sources: dict[str, Any]) -> None:
     for queue, source in sources.items():
         consumers = source.consumers()
-        if consumers and not may_have_some:
+        if consumers:
             raise ConfigError(
                 f"queue {queue!r} has consumers at the source ({consumers}), which would take messages meanwhile. "
                 "Stop the workers, or insist with --force; nothing was moved"

@@ -30,7 +30,7 @@ class Waiting(NamedTuple):
 
 
 def waiting(message: Any, handle: Any) -> Waiting:
-    """Of a message of kombu, whose body is decompressed already."""
+    """Returns what a message of kombu becomes. Its body is decompressed already."""
     properties = {name: value for name, value in (message.properties or {}).items() if value is not None}
     headers = {name: value for name, value in (message.headers or {}).items() if name != "compression"}
     return Waiting(
