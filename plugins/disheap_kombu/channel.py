@@ -129,6 +129,7 @@ class Channel(base.StdChannel):
         self.events: dict[str, set[Callable[..., Any]]] = defaultdict(set)
         self.is_open = True
         self._group = 0
+        self.credit_limit: int | None = None  # set by a pool that takes no more than it can begin
         self._prefetch = 0
         self._prefetch_bytes = 0
         self.no_ack_consumers: set[str] = set()  # type: ignore[assignment]  # kombu reads it before it acknowledges
@@ -237,7 +238,7 @@ class Channel(base.StdChannel):
         warn_of_consumer_arguments(queue, arguments or {})
         subscription = Subscription(self, tag, callback or _ignore, bool(no_ack), on_cancel)
         without_leases = no_ack and self._open_connection.consumes_without_leases(queue)
-        credit = (NO_ACK_CREDIT, NO_ACK_CREDIT_BYTES) if no_ack else self._credit
+        credit = (NO_ACK_CREDIT, NO_ACK_CREDIT_BYTES) if no_ack else (max(1, self._credit[0]), self._credit[1])
         subscription.group = 0 if no_ack else self._group_for_next_consumer()
         command = broker.Subscribe(queue, *credit, without_leases, 0, bool(exclusive), subscription.group)
         self._open_connection.subscribe(command, subscription)
@@ -291,9 +292,29 @@ class Channel(base.StdChannel):
     def basic_qos(self, prefetch_size: int = 0, prefetch_count: int = 0, a_global: bool = False, **_: Any) -> None:
         """Holds for all consumers of the channel together: those to come, and at once for those that are there."""
         self._prefetch, self._prefetch_bytes = prefetch_count, prefetch_size
-        for group in self._groups():
-            if group:
-                self._open_connection.send(broker.SetCredit(0, *self._credit, group))
+        for group in self.credit_groups():
+            self._open_connection.send(broker.SetCredit(0, *self._credit, group))
+
+    @property
+    def unacked(self) -> int:
+        """How many messages were delivered to callbacks and are not settled."""
+        return len(self._unacked)
+
+    @property
+    def credit(self) -> int:
+        """How many messages the consumers may hold, over all groups."""
+        return self._credit[0] * len(self.credit_groups())
+
+    def credit_groups(self) -> list[int]:
+        """The groups of consumers that share a credit."""
+        return [group for group in self._groups() if group]
+
+    def limit_credit(self, limit: int) -> list[broker.SetCredit]:
+        """Bounds the credit of each group. Returns what to send for it."""
+        if limit == self.credit_limit:
+            return []
+        self.credit_limit = limit
+        return [broker.SetCredit(0, *self._credit, group) for group in self.credit_groups()]
 
     def _groups(self) -> Counter[int]:
         """The groups that share a credit, and how many consumers each has."""
@@ -316,6 +337,8 @@ class Channel(base.StdChannel):
         """Messages and bytes. A consumer that bounds messages gets so many. A worker's prefetch count grows with each
         task that waits for its time. The worker must not stop at a bound that it never named."""
         messages = min(self._prefetch or broker.CREDIT_MAX, broker.CREDIT_MAX)
+        if self.credit_limit is not None:
+            messages = min(messages, self.credit_limit)
         size = self._prefetch_bytes or (broker.CREDIT_BYTES_MAX if self._prefetch else UNLIMITED_BYTES)
         return messages, min(size, broker.CREDIT_BYTES_MAX)
 

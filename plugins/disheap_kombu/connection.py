@@ -41,11 +41,17 @@ class Connection(SessionEvents):
     """What kombu calls a connection: one session of a blocking client, with its channels."""
 
     def __init__(
-        self, client: BlockingClient, owner: Any, unconfirmed: Unconfirmed | None = None, priority_sign: int = 1
+        self,
+        client: BlockingClient,
+        owner: Any,
+        unconfirmed: Unconfirmed | None = None,
+        priority_sign: int = 1,
+        holds_back: bool = True,
     ) -> None:
         """`owner` is kombu's `Connection`. `unconfirmed` has the publishes under way in the client's session from
-        before. `priority_sign` is -1 if the application's smaller priorities go first."""
-        super().__init__(client)
+        before. `priority_sign` is -1 if the application's smaller priorities go first. `holds_back`: messages for a
+        pool of workers wait until it has a free slot."""
+        super().__init__(client, holds_back)
         self.client = owner  # kombu's name
         self.priority_sign = priority_sign
         self._session = client.session_id  # in which kombu declares what it then takes for granted
@@ -76,10 +82,11 @@ class Connection(SessionEvents):
         """A channel was closed. Its consumers end. What they and the channel held goes back."""
         self._channels.pop(channel.channel_id, None)
         with self._lock:
-            self._outbox.send_acks()  # first: these messages are acknowledged, and must not go back
+            self._send_acks()  # first: these messages are acknowledged, and must not go back
             for subscription in subscriptions:
                 self._deliveries.remove_consumer(subscription.number)
                 self._outbox.send(broker.Cancel(subscription.number, give_back=True))
+            self._deliveries.take_strays()  # the broker has them
             self.nack(tokens, discard=False)
             self.flush()
             self._wait_applied()
@@ -91,7 +98,7 @@ class Connection(SessionEvents):
         self._check()
         try:
             with self._lock:
-                self._outbox.send_acks()
+                self._send_acks()
                 limit_s = self._limit_s(timeout_s)
                 if command not in self._unconfirmed:
                     self._wait_leader(timeout_s)
@@ -126,7 +133,7 @@ class Connection(SessionEvents):
         self._check()
         try:
             with self._lock:
-                self._outbox.send_acks()
+                self._send_acks()
                 if self._has_sent_transient:
                     self._outbox.send(broker.Ack([]))  # transient commands have no answer; this comes after them
                     self._has_sent_transient = False

@@ -44,6 +44,8 @@ KOMBU_OPTIONS = frozenset(
 )
 """What kombu reads itself, and the retry policy of a publish, which it writes into the transport options. Publishes are
 confirmed always."""
+PREFETCH = "prefetch"
+PREFETCHES = ("demand", "count")
 PRIORITY_ORDER = "priority_order"
 PRIORITY_SIGNS = {"amqp": 1, "redis": -1}
 """What the option `priority_order` may be. In AMQP the larger number goes first, with Redis the smaller one."""
@@ -59,6 +61,17 @@ def priority_sign(options: dict[str, Any]) -> int:
             f"(the smaller number first), not {order!r}"
         )
     return PRIORITY_SIGNS[order]
+
+
+def holds_back_tasks(options: dict[str, Any]) -> bool:
+    """Whether a worker hands its pool no more tasks than it can begin. Raises `ConfigError`."""
+    prefetch = options.get(PREFETCH) or "demand"
+    if prefetch not in PREFETCHES:
+        raise ConfigError(
+            f"broker_transport_options: {PREFETCH} is 'demand' (the default: tasks that have not begun can be "
+            f"overtaken) or 'count' (they cannot), not {prefetch!r}"
+        )
+    return bool(prefetch == "demand")
 
 
 def broker_url(owner: Any, scheme: str) -> str:
@@ -95,8 +108,8 @@ def _transport_options(options: dict[str, Any]) -> dict[str, Any]:
         if key in known or key.startswith(urls.PLUGIN_PREFIX):
             if value is not None:
                 taken[key] = str(value).lower() if isinstance(value, bool) else value
-        elif key not in KOMBU_OPTIONS and key != PRIORITY_ORDER:
-            names = (*known, PRIORITY_ORDER)
+        elif key not in KOMBU_OPTIONS and key not in (PREFETCH, PRIORITY_ORDER):
+            names = (*known, PREFETCH, PRIORITY_ORDER)
             near = difflib.get_close_matches(key, names, n=1)
             guess = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(names)}"
             warnings.warn(f"broker_transport_options: {key!r} has no effect with disheap{guess}", stacklevel=2)

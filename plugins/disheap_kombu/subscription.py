@@ -44,9 +44,9 @@ class Subscription:
         self.number = 0
         self.group = 0  # the number under which it shares its credit; 0 for one without acks
 
-    def deliver(self, push: broker.Deliver) -> None:
-        """Calls the consumer's callback with a message."""
-        self.callback(self.channel.incoming(push, self.tag, self.no_ack))
+    def receive(self, push: broker.Deliver) -> Message:
+        """The message for the consumer's callback."""
+        return self.channel.incoming(push, self.tag, self.no_ack)
 
     def ended(self, reason: str) -> None:
         """The queue is gone or has another owner (AMQP's basic.cancel from the server). Raises `ConsumerCancelled` if

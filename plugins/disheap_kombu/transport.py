@@ -21,10 +21,11 @@ from disheap.client.io.blocking_driver import BlockingClient
 from disheap.errors import DisheapError
 from disheap.protocol.broker import EXCHANGE_KINDS
 from disheap_kombu import failures, node_address
+from disheap_kombu.celery_pool import watch_worker
 from disheap_kombu.channel import Channel
 from disheap_kombu.connection import Connection
 from disheap_kombu.labels import default_label
-from disheap_kombu.options import broker_url, priority_sign
+from disheap_kombu.options import broker_url, holds_back_tasks, priority_sign
 from disheap_kombu.publishing.unconfirmed import resume, suspend
 from disheap_kombu.reading.eventloop import HubAdapter
 
@@ -56,6 +57,7 @@ class Transport(base.Transport):
     def __init__(self, client: Any, **_: Any) -> None:
         self.client = client
         _add_to_compatible_transports()
+        watch_worker()
 
     def driver_version(self) -> str:
         """The version of disheap."""
@@ -68,7 +70,8 @@ class Transport(base.Transport):
         owner = self.client
         owner.cycle = None  # the alternates are seeds of the one client, and it finds the leader itself
         url = urls.parse(broker_url(owner, self.scheme))
-        sign = priority_sign(owner.transport_options or {})
+        options = owner.transport_options or {}
+        sign, holds_back = priority_sign(options), holds_back_tasks(options)
         if not url.label:
             url = replace(url, label=default_label())
         kept = resume(owner, url)
@@ -83,7 +86,7 @@ class Transport(base.Transport):
             raise failures.translated(error) from error
         node_address.note_node(owner, client.address)
         client.take_pushes()  # a client that was kept may say here that its session has lapsed; nobody consumes yet
-        return Connection(client, owner, kept.unconfirmed if kept else None, sign)
+        return Connection(client, owner, kept.unconfirmed if kept else None, sign, holds_back)
 
     def close_connection(self, connection: Connection) -> None:
         """Ends the connection and its session."""

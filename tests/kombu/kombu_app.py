@@ -19,6 +19,9 @@ app.conf.update(
     result_chord_retry_interval=0.2,
     worker_prefetch_multiplier=1,
     worker_disable_rate_limits=False,
+    task_acks_late=bool(os.environ.get("ACKS_LATE")),
+    worker_disable_prefetch=bool(os.environ.get("DISABLE_PREFETCH")),
+    broker_transport_options=json.loads(os.environ.get("TRANSPORT_OPTIONS", "{}")),
 )
 
 
@@ -38,6 +41,21 @@ def append_when_released(path: str, text: str) -> None:
     while not Path(f"{path}.go").exists():
         time.sleep(0.01)
     append.run(path, text)
+
+
+@app.task
+def note(path: str, text: str) -> None:
+    """Append a line to a file."""
+    with open(path, "a") as file:  # noqa: PTH123
+        file.write(text + "\n")
+
+
+@app.task
+def note_and_hold(path: str, text: str) -> None:
+    """Append a line to a file, then wait for a byte in the named pipe `<path>.gate`."""
+    note.run(path, text)
+    with open(f"{path}.gate", "rb", buffering=0) as gate:  # noqa: PTH123
+        gate.read(1)
 
 
 @app.task(acks_late=True)

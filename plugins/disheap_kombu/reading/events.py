@@ -27,6 +27,7 @@ from disheap.protocol import broker
 from disheap_kombu.failures import translated
 from disheap_kombu.publishing.outbox import Outbox
 from disheap_kombu.reading.deliveries import Arrival, Deliveries
+from disheap_kombu.reading.demand import watch_pool
 from disheap_kombu.reading.keepalive import Keepalive
 from disheap_kombu.reading.waker import Waker
 
@@ -44,11 +45,12 @@ DRAIN_WAIT_S = 3600.0
 class SessionEvents:
     """The session of a blocking client, for kombu's event loop, or for a program that calls `drain_events`."""
 
-    def __init__(self, client: BlockingClient) -> None:
+    def __init__(self, client: BlockingClient, holds_back: bool = True) -> None:
+        """`holds_back`: messages for a pool of workers wait until it has a free slot."""
         self.driver = client
         self.connected = True
         self._lock = RLock()
-        self._deliveries = Deliveries()
+        self._deliveries = Deliveries(holds_back)
         self._outbox = Outbox(client)
         self._dispatched_ahead = 0  # deliveries dispatched beyond the one that `drain_events` was called for
         self._dispatching = 0  # the thread that runs callbacks, or 0
@@ -57,6 +59,7 @@ class SessionEvents:
         self._hub: HubAdapter | None = None
         self._keepalive: Keepalive | None = None
         client.on_socket_change = self._socket_changed
+        watch_pool(self)
 
     # --- settling ---
 
@@ -90,8 +93,31 @@ class SessionEvents:
         """Sends the gathered acks, and hands everything to the socket."""
         self._check()
         with self._lock:
-            self._outbox.send_acks()
+            self._send_acks()
             self._outbox.flush()
+
+    def _send_acks(self) -> None:
+        """Sends the gathered acks, after the credit that they depend on."""
+        for command in self._deliveries.demand.changed_credit():
+            self._outbox.send(command)
+        self._outbox.send_acks()
+
+    def _settle_demand(self) -> None:
+        """Asks for messages that are more urgent than those that wait for the pool, and gives back what is too much."""
+        commands, given_back = self._deliveries.demand.settle()
+        if not (commands or given_back):
+            return
+        with self._lock:
+            self._send_acks()
+            for command in commands:
+                self._outbox.send(command)
+            self._outbox.send_nacks(given_back, discard=False)
+            self._outbox.flush()
+
+    def pool_changed(self) -> None:
+        """A slot of the pool may be free. From any thread."""
+        if self._deliveries.demand.is_watching:
+            self._wake()
 
     # --- events ---
 
@@ -109,7 +135,7 @@ class SessionEvents:
             return
         deadline = monotonic() + (DRAIN_WAIT_S if timeout is None else timeout)
         self.read()
-        while not self._deliveries:
+        while not self._has_next():
             left_s = deadline - monotonic()
             if left_s <= 0 and timeout is not None:
                 raise socket.timeout(f"no event within {timeout} s")  # noqa: UP041
@@ -117,11 +143,16 @@ class SessionEvents:
             self.read()
         self._dispatched_ahead = max(0, self.dispatch() - 1)
 
+    def _has_next(self) -> bool:
+        self._deliveries.sort()
+        self._settle_demand()
+        return len(self._deliveries) > 0
+
     def read(self) -> None:
         """Reads what the socket has, without waiting. Goes on with a reconnection."""
         self._check()
         with self._lock:
-            self._outbox.send_acks()
+            self._send_acks()
             self._buffer(self._poll(0.0))
 
     def _buffer(self, pushes: list[Arrival]) -> None:
@@ -135,8 +166,8 @@ class SessionEvents:
         done, flushed_at = 0, monotonic()
         outer, self._dispatching = self._dispatching, get_ident()
         try:
-            while self._deliveries:
-                self._dispatch(self._deliveries.take())
+            while (push := self._deliveries.take()) is not None:
+                self._dispatch(push)
                 done += 1
                 now = monotonic()
                 if self._outbox.acks and now - flushed_at > ACK_DELAY_S:
@@ -144,6 +175,7 @@ class SessionEvents:
                     flushed_at = now
                 if now >= until:
                     break
+            self._settle_demand()
         finally:
             self._dispatching = outer
             if self._outbox.acks and self.connected and self._hub is None:
@@ -157,19 +189,25 @@ class SessionEvents:
 
     @property
     def unsent(self) -> bool:
-        """Whether acks wait to be sent."""
-        return self._outbox.acks > 0
+        """Whether acks wait to be sent, or a credit that has changed."""
+        return self._outbox.acks > 0 or self._deliveries.demand.has_other_credit
 
     def _dispatch(self, push: Arrival) -> None:
         if type(push) is broker.Deliver:
             subscription = self._deliveries.get(push.consumer)
             if subscription is not None:
-                subscription.deliver(push)
+                message = subscription.receive(push)
+                self._settle_demand()  # before the callback, which may work for long
+                try:
+                    subscription.callback(message)
+                finally:
+                    self._deliveries.demand.began()
             else:
                 self._buffer([push])  # cancelled by another thread, just now
         elif type(push) is broker.ConsumerEnded:
             subscription = self._deliveries.remove_consumer(push.consumer)
             if subscription is not None:
+                self._deliveries.demand.take_all_of({push.consumer})
                 subscription.ended(push.reason)
         elif type(push) is SessionLost:
             self._raise_session_lost()
@@ -185,8 +223,12 @@ class SessionEvents:
     # --- keeping alive ---
 
     def heartbeat(self) -> None:
-        """Pings when it is time, gives up a dead connection, and finds another. Call it about once a second."""
+        """Pings when it is time, gives up a dead connection, and finds another. Call it about once a second. If another
+        thread is busy with a callback, it also looks at what waits for the pool."""
         self.read()
+        if self._dispatching and self._dispatching != get_ident():
+            self._deliveries.sort()
+            self._settle_demand()
         self._wake_waiter()
 
     def attach_hub(self, adapter: HubAdapter) -> None:

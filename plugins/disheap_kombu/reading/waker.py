@@ -28,10 +28,11 @@ class Waker:
                 self._writer.send(b"\0")
 
     def reset(self) -> None:
-        """Call it before you look for work: a wake that comes later counts again."""
-        self._is_woken = False
+        """Call it before you look for work: a wake that comes later counts again. The byte goes first. A wake between
+        the two steps would otherwise lose its byte, and all later ones would send none."""
         with suppress(OSError):
             self._reader.recv(4096)
+        self._is_woken = False
 
     def wait(self, descriptor: int, seconds: float) -> None:
         """Waits until `descriptor` (unless negative) is readable, `wake` was called, or time is up."""

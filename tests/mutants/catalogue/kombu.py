@@ -44,7 +44,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap_kombu:SessionEvents.flush",
-                "        with self._lock:\n            self._outbox.send_acks()\n            self._outbox.flush()\n",
+                "        with self._lock:\n            self._send_acks()\n            self._outbox.flush()\n",
                 "        with self._lock:\n            self._outbox.flush()\n",
             ),
         ),
