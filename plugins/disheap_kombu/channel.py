@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import (
     AMQPNotImplementedError,
@@ -29,6 +30,7 @@ from amqp.protocol import queue_declare_ok_t
 from kombu.transport import base
 
 from disheap.protocol import broker
+from disheap_kombu.channel_connection import ChannelConnection
 from disheap_kombu.publishing import messages
 from disheap_kombu.publishing.delays import delay_ms, take_due_time
 from disheap_kombu.publishing.messages import Outgoing
@@ -58,68 +60,6 @@ under way when a connection breaks. Events and remote control are worth neither 
 lease: their queues (`Connection.consumes_without_leases`) are consumed so."""
 
 
-class ChannelConnection(Protocol):
-    """What a channel asks of its connection. Every method may raise kombu's errors."""
-
-    @property
-    def command_bytes(self) -> int:
-        """The longest command that the node takes."""
-
-    @property
-    def priority_sign(self) -> int:
-        """1 if larger priorities go first, -1 if smaller ones do."""
-
-    def call(self, command: broker.Command, timeout_s: float | None = None) -> Any:
-        """Sends a command and returns its reply."""
-
-    def query(self, query: broker.Query) -> Any:
-        """Sends a query and returns its reply."""
-
-    def send(self, command: broker.Command) -> None:
-        """Sends a command without waiting for its answer."""
-
-    def publish(self, command: broker.Publish, timeout_s: float | None = None) -> broker.Published:
-        """Publishes, and waits for the confirm."""
-
-    def publish_batch(self, commands: list[broker.Publish], timeout_s: float | None = None) -> list[int]:
-        """Publishes all or none, and waits for the confirm."""
-
-    def send_transient(self, command: broker.Publish) -> None:
-        """Publishes at most once, and does not wait."""
-
-    def pop(self, command: broker.Pop) -> broker.Deliver | None:
-        """One message, or None if there is none now."""
-
-    def subscribe(self, command: broker.Subscribe, subscription: Subscription) -> None:
-        """Starts a consumer."""
-
-    def unsubscribe(self, subscription: Subscription, wait: bool) -> None:
-        """Ends a consumer."""
-
-    def ack(self, tokens: list[broker.Token]) -> None:
-        """Acknowledges messages."""
-
-    def nack(self, tokens: list[broker.Token], discard: bool) -> None:
-        """Gives messages back, or drops them."""
-
-    def next_group(self) -> int:
-        """A number for consumers that share a credit."""
-
-    def note_declared(self, exchange: str, queue: str = "", is_temporary: bool = False) -> None:
-        """A queue or a binding was declared."""
-
-    def note_bound(self, queue: str) -> None:
-        """A queue gets messages from an exchange."""
-
-    def consumes_without_leases(self, queue: str) -> bool:
-        """Whether the messages of a queue are worth neither a lease nor an ack."""
-
-    def release_channel(
-        self, channel: Channel, subscriptions: Iterable[Subscription], tokens: list[broker.Token]
-    ) -> None:
-        """The channel was closed."""
-
-
 class Channel(base.StdChannel):
     """A kombu channel: the methods of AMQP, as commands of the machine `heap`."""
 
@@ -137,6 +77,7 @@ class Channel(base.StdChannel):
         self._tags = count(1)
         self._made_exchanges: set[str] = set()  # of the standard exchanges
         self._unacked: dict[int, broker.Token] = {}  # in the order of delivery
+        self._gathered: list[broker.Publish] | None = None
 
     # --- messages out ---
 
@@ -168,12 +109,30 @@ class Channel(base.StdChannel):
         events, and all of remote control) is sent, and never waited for. Unknown exchange: 404. Unknown outcome:
         `PublishOutcomeUnknown`. `immediate` is refused with 540, as RabbitMQ does."""
         message, command = self.publication(message, exchange, routing_key, immediate)
+        if self._gathered is not None:
+            self._gathered.append(command)
+            return
         if message.properties.get("delivery_mode") == TRANSIENT or command.exchange.endswith(REMOTE_CONTROL):
             self._open_connection.send_transient(command)
             return
         reply = self._open_connection.publish(command, confirm_timeout or timeout)
         if mandatory and not reply.routed:
             self.return_message(message, exchange, routing_key)
+
+    @contextmanager
+    def gather(self) -> Iterator[list[broker.Publish]]:
+        """Within this block, what is published through this channel is not sent. It is added to the list, for a
+        command that does more than to publish. Declarations are sent."""
+        gathered, self._gathered = self._gathered, []
+        try:
+            yield self._gathered
+        finally:
+            self._gathered = gathered
+
+    @property
+    def cluster(self) -> tuple[str, int]:
+        """The cluster and the group that this channel publishes in."""
+        return self._open_connection.cluster
 
     def publication(
         self, message: Any, exchange: str, routing_key: str, immediate: bool

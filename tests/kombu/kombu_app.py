@@ -88,3 +88,40 @@ def append_request(self: Task, path: str, retries: int = 0) -> None:
         file.write(json.dumps(known, separators=(",", ":")) + "\n")
     if request.retries < retries:
         raise self.retry(countdown=1)
+
+
+@app.task(acks_late=True, reject_on_worker_lost=True)
+def number(n: int, pause_s: float = 0.0) -> int:
+    time.sleep(pause_s)
+    return n
+
+
+@app.task
+def fail(text: str) -> None:
+    raise ValueError(text)
+
+
+@app.task
+def note_body(members: list[int], path: str) -> list[int]:
+    """Append how many members there were, and their sum, as a line. Return the first and the last."""
+    with open(path, "a") as file:  # noqa: PTH123
+        file.write(f"{len(members)} {sum(members)}\n")
+    return [members[0], members[-1]]
+
+
+@app.task
+def give(value: object) -> object:
+    return value
+
+
+@app.task
+def note_error(request: object, error: Exception, _: object, path: str) -> None:
+    """An error callback: append the error as a line."""
+    with open(path, "a") as file:  # noqa: PTH123
+        file.write(f"{type(error).__name__}: {error}\n")
+
+
+@app.task(bind=True)
+def progress(self: Task) -> str:
+    self.update_state(state="PROGRESS", meta={"done": 1})
+    return "ready"

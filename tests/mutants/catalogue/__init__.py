@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.catalogue import (
     backups,
     batches,
+    celery,
     client,
     connections,
     demand,
@@ -60,6 +61,7 @@ CATALOGUE: tuple[Mutant, ...] = (
     *searching.MUTANTS,
     *kombu.MUTANTS,
     *demand.MUTANTS,
+    *celery.MUTANTS,
     *wire.MUTANTS,
     *connections.MUTANTS,
     *monitoring.MUTANTS,

@@ -192,6 +192,14 @@ class BlockingClient(BlockingConnection):
             self._step(deadline)
         return self.take_pushes()
 
+    def poll_once(self, timeout_s: float) -> None:
+        """Read what is there, as `poll` does, and return when something came or the time is over. For a program that
+        waits for `on_value`. Pushes to consumers stay queued."""
+        self._check_open()
+        self._step_now()
+        if timeout_s > 0:
+            self._step(self.clock() + timeout_s)
+
     def take_pushes(self) -> list[Pushed]:
         """Return the pushes that were read before, in order. Does not read."""
         pushes = list(self._pushes)
