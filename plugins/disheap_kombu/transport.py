@@ -26,6 +26,7 @@ from disheap_kombu.channel import Channel
 from disheap_kombu.connection import Connection
 from disheap_kombu.labels import default_label
 from disheap_kombu.options import broker_url, holds_back_tasks, priority_sign
+from disheap_kombu.publishing.delays import restore_eta
 from disheap_kombu.publishing.unconfirmed import resume, suspend
 from disheap_kombu.reading.eventloop import HubAdapter
 
@@ -56,7 +57,7 @@ class Transport(base.Transport):
 
     def __init__(self, client: Any, **_: Any) -> None:
         self.client = client
-        _add_to_compatible_transports()
+        _introduce_to_celery()
         watch_worker()
 
     def driver_version(self) -> str:
@@ -159,7 +160,10 @@ class TlsTransport(Transport):
     scheme = "disheaps"
 
 
-def _add_to_compatible_transports() -> None:
+def _introduce_to_celery() -> None:
+    """Tells what Celery has loaded. May be called again."""
+    if (signals := sys.modules.get("celery.signals")) is not None and hasattr(signals, "task_prerun"):
+        signals.task_prerun.connect(restore_eta, weak=False, dispatch_uid=DRIVER)
     for module, step in CELERY_STEPS.items():
         if (loaded := sys.modules.get(module)) is not None and hasattr(loaded, step):
             getattr(loaded, step).compatible_transports.add(DRIVER)

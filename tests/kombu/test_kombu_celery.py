@@ -6,12 +6,16 @@ import json
 import time
 from datetime import UTC, datetime, timedelta
 
+import celery
 import pytest
 from kombu_app import app, append, append_late, append_request, append_when_released
 from kombu_cluster import Cluster, NodeProcess, Worker, command, wait_until
 
 import disheap.sync
 
+CELERY = tuple(int(number) for number in celery.__version__.split(".")[:3])
+REMOTE_SHUTDOWN_CODE = 0 if CELERY >= (5, 3, 6) else 1
+"""The exit code of a worker that `control shutdown` ended: Celery gave its message as the code before."""
 TO_W1 = ("--destination", "w1@here", "--timeout", "10")  # ends with the first answer
 
 
@@ -97,7 +101,7 @@ def test_a_worker_runs_tasks_answers_remote_control_and_leaves_no_topic_behind(n
     assert [t for t in topics(node) if "reply" in t] == []
     command(node.url, "control", "shutdown")
     trace.release_storage()
-    assert worker.wait() == 0
+    assert worker.wait() == REMOTE_SHUTDOWN_CODE
     assert "long" in trace()  # a warm shutdown lets it end
     assert topics(node) == ["celery"]
 
@@ -125,7 +129,7 @@ def test_tasks_with_a_time_wait_in_the_broker_until_they_are_due(node, run, trac
     wait_until(lambda: len(trace()) == 2, "the task that was due ran, after the one that waits for nothing")
     assert trace()[0] == "now" and delayed(node, "celery") == 100
     ran = json.loads(trace()[1])
-    assert (ran["eta"], ran["kept_eta"], ran["priority"]) == (None, soon.isoformat(), 7)
+    assert (ran["eta"], ran["kept_eta"], ran["priority"]) == (soon.isoformat(), soon.isoformat(), 7)
     assert soon.timestamp() <= ran["at_s"] < soon.timestamp() + 2
     assert worker.log_text().count("received") == 2, "the worker never saw those that wait"
 
@@ -137,13 +141,11 @@ def test_a_retry_with_a_countdown_waits_in_the_broker_and_keeps_its_priority(nod
     wait_until(lambda: len(trace()) == 1 and delayed(node, "celery") == 1, "its retry waits in the broker")
     wait_until(lambda: len(trace()) == 3, "it was repeated twice")
     runs = [json.loads(line) for line in trace()]
-    assert [(ran["retries"], ran["priority"], ran["eta"]) for ran in runs] == [
-        (0, -3, None),
-        (1, -3, None),
-        (2, -3, None),
-    ]
+    assert [(ran["retries"], ran["priority"]) for ran in runs] == [(0, -3), (1, -3), (2, -3)]
+    assert runs[0]["eta"] is None
     for ran, before in zip(runs[1:], runs, strict=False):
-        assert datetime.fromisoformat(ran["kept_eta"]).timestamp() <= ran["at_s"] and ran["at_s"] >= before["at_s"] + 1
+        assert ran["eta"] == ran["kept_eta"]
+        assert datetime.fromisoformat(ran["eta"]).timestamp() <= ran["at_s"] and ran["at_s"] >= before["at_s"] + 1
 
 
 def test_a_killed_worker_starts_again_under_its_name_at_once(node, run, trace):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from zoneinfo import ZoneInfo
 
 import pytest
 from celery import Celery
+from celery.app.task import Context
+from celery.signals import task_prerun
 from hypothesis import given
 from hypothesis import strategies as st
 from kombu.exceptions import EncodeError
@@ -17,6 +20,7 @@ from disheap.protocol import broker
 from disheap_kombu.failures import PublishOutcomeUnknown
 from disheap_kombu.publishing import delays, messages
 from disheap_kombu.publishing.delays import ETA, KEPT
+from disheap_kombu.transport import Transport
 
 NOW_S = 1_800_000_000.25
 YEAR_MS = 365 * 86_400_000
@@ -142,3 +146,11 @@ def test_a_repetition_is_recognized_though_its_delay_is_shorter(channel, driver,
     assert len(driver.commands_of(broker.Publish)) == sent, "it waits for the first one's answer"
     channel.basic_publish(channel.prepare_message(b"x", headers=task(iso(61))), routing_key="q")
     assert len(driver.commands_of(broker.Publish)) == sent + 1, "another time is another task"
+
+
+def test_a_task_that_runs_sees_its_eta_again():
+    Transport(client=None)
+    waited, other = Context({ETA: None, KEPT: iso(60)}), Context({ETA: None})
+    for request in (waited, other):
+        task_prerun.send(sender=None, task_id="1", task=SimpleNamespace(request=request), args=(), kwargs={})
+    assert (waited.eta, other.eta) == (iso(60), None)

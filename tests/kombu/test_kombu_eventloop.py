@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 
 import pytest
 from amqp.exceptions import RecoverableConnectionError
 from kombu.asynchronous import Hub
-from kombu_fakes import delivery
+from kombu_fakes import FakeDriver, delivery
 
 from disheap.client.core.broker_session import SessionLost
 from disheap.protocol import broker
+from disheap_kombu.connection import Connection
 from disheap_kombu.reading.eventloop import HubAdapter
 
 SOON_S = 0.5  # well below the second that the hub sleeps when nobody wakes it
@@ -117,6 +119,52 @@ def test_a_lapsed_session_leaves_the_loop_with_a_recoverable_error(hub, driver, 
 def test_a_closed_connection_leaves_nothing_on_the_loop(hub, connection):
     connection.close()
     assert not hub.on_tick and not hub.readers
+
+
+@pytest.mark.parametrize("ends", [Hub.close, Hub.reset])
+def test_acks_are_sent_that_a_hub_runs_when_it_ends(hub, driver, got, ends):
+    """A task of a prefork pool may end while a warm shutdown waits for it. Celery then puts the ack off to the hub."""
+    driver.receive(delivery(1, 10), delivery(1, 11))
+    turn(hub, lambda: len(got) == 2)
+    hub.call_soon(got[0].ack)
+    ends(hub)
+    got[1].ack()
+    assert [ack.tokens for ack in driver.commands_of(broker.Ack)] == [[(10, 1)], [(11, 1)]]
+    assert driver.flushed_commands == len(driver.commands)
+
+
+def test_a_session_is_kept_alive_when_its_hub_has_ended(hub, connection, driver):
+    driver.heartbeat_s = 0.02
+    others = set(threading.enumerate())
+    hub.reset()
+    beats, deadline = driver.polls, time.monotonic() + 5
+    while driver.polls < beats + 3 and time.monotonic() < deadline:
+        time.sleep(0.005)  # the pool's last task: nothing turns
+    assert driver.polls >= beats + 3
+    connection.close()
+    for thread in set(threading.enumerate()) - others:
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+def test_the_keepalive_of_a_dropped_connection_ends():
+    others = set(threading.enumerate())
+    hub, driver = Hub(), FakeDriver()
+    driver.heartbeat_s = 0.02
+    HubAdapter(Connection(driver, owner=None), hub, keepalive=False)
+    hub.reset()
+    (thread,) = set(threading.enumerate()) - others
+    del hub, driver
+    deadline = time.monotonic() + 5
+    while thread.is_alive() and time.monotonic() < deadline:
+        gc.collect()
+        thread.join(0.02)
+    assert not thread.is_alive()
+
+
+def test_a_closed_connection_leaves_no_callback_for_the_hubs_end(hub, connection):
+    connection.close()
+    assert not hub.on_close
 
 
 def test_the_solo_pools_thread_keeps_the_session_while_a_task_runs(connection, driver, got):

@@ -2,7 +2,7 @@
 
 A worker that gets a task with a time in its header `eta` keeps the task in its memory until then. Here that time
 becomes the message's due time instead. The worker gets the task when it is due, without the header, and runs it at
-once. The time stays readable under `disheap_eta`.
+once. The time stays readable under `disheap_eta`. When the task runs, `restore_eta` makes it `self.request.eta` again.
 
 Owns the two headers. It refuses to know channels: `Channel.prepare_message` asks it. It reads the headers of task
 protocol 2, Celery's default. In protocol 1 the time is within the body, and the worker waits.
@@ -37,6 +37,14 @@ def take_due_time(headers: dict[str, Any]) -> tuple[dict[str, Any], float]:
     due_s = _seconds(eta)
     headers.update({ETA: None, KEPT: eta if isinstance(eta, str) else eta.isoformat()})
     return headers, due_s
+
+
+def restore_eta(task: Any = None, **_: Any) -> None:
+    """Gives a task that is about to run its time back, as text. Celery's signal `task_prerun` calls it."""
+    request: Any = getattr(task, "request", None)
+    kept = getattr(request, KEPT, None)
+    if kept is not None and request.eta is None:
+        request.eta = kept
 
 
 def delay_ms(due_s: float) -> int:

@@ -5,6 +5,10 @@ then timers, then `on_tick`. Then it sleeps in poll for up to a second, even if 
 acks are sent in `on_tick`. If deliveries wait, `on_tick` writes a byte to our own socket, so that the poll returns at
 once. A round trip may have read them, with nothing left in the node's socket. Callbacks get a slice of time, so that
 acks which Celery puts off to the next turn are sent even while the buffer is full.
+
+A hub may end before its connection does. In a warm shutdown Celery resets or closes it, and waits for the last tasks of
+the pool. Nothing turns then. So acks are sent at once, and a thread keeps the session alive. A pool forks no more by
+that time.
 """
 
 from __future__ import annotations
@@ -61,6 +65,8 @@ class HubAdapter:
     def __init__(self, connection: HubConnection, hub: Any, keepalive: bool) -> None:
         """`keepalive`: a thread keeps the session alive while tasks keep the hub's thread busy."""
         self.thread = get_ident()
+        self.turns = True
+        """False from the hub's end on: `on_tick` comes no more, and nothing that was gathered would be sent."""
         self._connection = connection
         self._hub = hub
         self._waker = Waker()
@@ -73,9 +79,12 @@ class HubAdapter:
         connection.attach_hub(self)
         hub.add_reader(self._waker.fileno(), self._on_wake)
         hub.on_tick.add(self._on_tick)
+        hub.on_close.add(self._on_close)
         self._heartbeat = hub.call_repeatedly(min(HEARTBEAT_S, connection.driver.heartbeat_s), self._on_heartbeat)
         self._add_socket_reader()
-        self._keepalive = Keepalive(self._keepalive_tick, connection.driver.heartbeat_s / 2) if keepalive else None
+        self._keepalive: Keepalive | None = None
+        if keepalive:
+            self._start_keepalive()
 
     # --- called by the connection ---
 
@@ -98,6 +107,7 @@ class HubAdapter:
         if self._keepalive is not None:
             self._keepalive.stop()
         self._hub.on_tick.discard(self._on_tick)
+        self._hub.on_close.discard(self._on_close)
         for timer in (self._heartbeat, self._retry):
             if timer is not None:
                 timer.cancel()
@@ -148,6 +158,13 @@ class HubAdapter:
     def _on_heartbeat(self) -> None:
         self._connection.heartbeat()
 
+    def _on_close(self, _hub: Any) -> None:
+        """The hub runs what `call_soon` gave it once more, after this."""
+        self.turns = False
+        if self._connection.unsent:
+            self._connection.flush()
+        self._start_keepalive()
+
     # --- readers ---
 
     def _add_socket_reader(self) -> None:
@@ -167,6 +184,10 @@ class HubAdapter:
             self._hub.remove(descriptor)
 
     # --- the keepalive thread ---
+
+    def _start_keepalive(self) -> None:
+        if self._keepalive is None:
+            self._keepalive = Keepalive(self._keepalive_tick, self._connection.driver.heartbeat_s / 2)
 
     def _keepalive_tick(self) -> bool:
         """Returns False when it has failed. The hub raises the failure in its next turn."""

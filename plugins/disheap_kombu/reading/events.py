@@ -11,8 +11,6 @@ Callbacks run outside the lock. One may take an hour, while another thread ackno
 from __future__ import annotations
 
 import socket
-import weakref
-from collections.abc import Callable
 from contextlib import suppress
 from threading import RLock, get_ident
 from time import monotonic
@@ -66,16 +64,18 @@ class SessionEvents:
     def ack(self, tokens: list[broker.Token]) -> None:
         """Acknowledges messages. Returns at once; from any thread.
 
-        Acks are gathered on the event loop's thread, and inside a callback while other pushes wait for theirs. They are
-        sent together soon. Otherwise they are sent at once, because a callback may work for long. If another thread has
-        the lock, that thread sends them."""
+        Acks are gathered on the event loop's thread while the loop turns, and inside a callback while other pushes wait
+        for theirs. They are sent together soon. Otherwise they are sent at once, because a callback may work for long.
+        If another thread has the lock, that thread sends them."""
         self._outbox.add_acks(tokens)
         thread = get_ident()
-        more = self._dispatching == thread and (self._hub is not None or len(self._deliveries) > 0)
-        gathering = more or (self._hub is not None and self._hub.thread == thread)
-        if gathering and self._outbox.acks < ACK_BATCH:
+        hub = self._hub
+        has_ended = hub is not None and not hub.turns
+        more = self._dispatching == thread and (hub is not None or len(self._deliveries) > 0)
+        gathering = more or (hub is not None and hub.thread == thread)
+        if gathering and not has_ended and self._outbox.acks < ACK_BATCH:
             return
-        if self._lock.acquire(blocking=False):
+        if self._lock.acquire(blocking=has_ended):
             try:
                 self.flush()
             finally:
@@ -249,7 +249,7 @@ class SessionEvents:
         """Starts the thread if the session has something to lose (consumers, leases, queues of its own) and no event
         loop keeps it alive. The program may not call for long."""
         if self._keepalive is None and self._hub is None and self.driver.holds_anything:
-            self._keepalive = Keepalive(_weak_keepalive(weakref.ref(self)), self.driver.heartbeat_s / 2)
+            self._keepalive = Keepalive(self.keepalive_tick, self.driver.heartbeat_s / 2)
 
     def _stop_keepalive(self) -> None:
         keepalive, self._keepalive = self._keepalive, None
@@ -330,14 +330,3 @@ class SessionEvents:
                 self._waker.wait(self.driver.fileno(), limit_s)
         finally:
             self._waiting = False
-
-
-def _weak_keepalive(reference: weakref.ref[SessionEvents]) -> Callable[[], bool]:
-    """`keepalive_tick` for a thread that must not hold the connection. The thread ends when the connection is freed
-    without a close."""
-
-    def tick() -> bool:
-        connection = reference()
-        return connection is not None and connection.keepalive_tick()
-
-    return tick

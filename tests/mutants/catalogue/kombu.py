@@ -355,4 +355,25 @@ MUTANTS = (
         ("tests/kombu/test_kombu_node.py::test_in_redis_order_the_smaller_priority_goes_first",),
         simulated=False,
     ),
+    Mutant(
+        "acks-after-the-hubs-end-stay-gathered",
+        "a warm shutdown of an older Celery gathers the ack of the pool's last task for a turn that never comes",
+        (Patch("disheap_kombu:HubAdapter._on_close", "        self.turns = False\n", "        pass\n"),),
+        (LOOP + "test_acks_are_sent_that_a_hub_runs_when_it_ends",),
+        simulated=False,
+    ),
+    Mutant(
+        "session-lapses-after-the-hubs-end",
+        "while a warm shutdown waits for the pool's last task, nothing keeps the session alive",
+        (Patch("disheap_kombu:HubAdapter._on_close", "        self._start_keepalive()\n", ""),),
+        (LOOP + "test_a_session_is_kept_alive_when_its_hub_has_ended",),
+        simulated=False,
+    ),
+    Mutant(
+        "task-does-not-see-its-eta",
+        "a task that waited in the broker reads None as its own eta",
+        (Patch("disheap_kombu:restore_eta", "        request.eta = kept\n", "        pass\n"),),
+        (DELAYS + "test_a_task_that_runs_sees_its_eta_again",),
+        simulated=False,
+    ),
 )
