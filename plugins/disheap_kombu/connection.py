@@ -23,6 +23,7 @@ from disheap.protocol import broker
 from disheap_kombu.channel import Channel
 from disheap_kombu.declarations import Declarations
 from disheap_kombu.failures import BatchTooLarge, QueueFull, translated
+from disheap_kombu.namespaces import Namespace
 from disheap_kombu.publishing.unconfirmed import Unconfirmed, suspend
 from disheap_kombu.reading.events import SessionEvents
 from disheap_kombu.subscription import Subscription
@@ -47,13 +48,15 @@ class Connection(SessionEvents):
         unconfirmed: Unconfirmed | None = None,
         priority_sign: int = 1,
         holds_back: bool = True,
+        namespace: Namespace | None = None,
     ) -> None:
         """`owner` is kombu's `Connection`. `unconfirmed` has the publishes under way in the client's session from
         before. `priority_sign` is -1 if the application's smaller priorities go first. `holds_back`: messages for a
-        pool of workers wait until it has a free slot."""
+        pool of workers wait until it has a free slot. `namespace` is the virtual host."""
         super().__init__(client, holds_back)
         self.client = owner  # kombu's name
         self.priority_sign = priority_sign
+        self._namespace = namespace or Namespace()
         self._session = client.session_id  # in which kombu declares what it then takes for granted
         self._channels: dict[int, Channel] = {}
         self._channel_ids = count(1)
@@ -96,6 +99,7 @@ class Connection(SessionEvents):
     def call(self, command: broker.Command, timeout_s: float | None = None) -> Any:
         """Sends a command and returns its reply. Raises kombu's errors."""
         self._check()
+        command = self._namespace.inward(command)
         try:
             with self._lock:
                 self._send_acks()
@@ -107,7 +111,7 @@ class Connection(SessionEvents):
                 else:
                     reply = self.driver.request(command, timeout_s=limit_s)
                 self._start_keepalive()
-                return reply
+                return self._namespace.outward(reply)
         except DisheapError as error:
             raise translated(error, isinstance(command, broker.Publish | broker.Batch)) from error
         finally:
@@ -138,7 +142,8 @@ class Connection(SessionEvents):
                     self._outbox.send(broker.Ack([]))  # transient commands have no answer; this comes after them
                     self._has_sent_transient = False
                 self.driver.wait_answers(self._limit_s(None))
-                return self.driver.query(query, self._limit_s(None))
+                reply = self.driver.query(self._namespace.inward(query), self._limit_s(None))
+                return self._namespace.outward(reply)
         except DisheapError as error:
             raise translated(error) from error
         finally:
@@ -236,7 +241,7 @@ class Connection(SessionEvents):
         self._check()
         try:
             with self._lock:
-                self.driver.send_transient(command)
+                self.driver.send_transient(self._namespace.inward(command))
                 self._has_sent_transient = True
                 self.driver.flush()
                 if self._hub is None and not self.driver.ready:

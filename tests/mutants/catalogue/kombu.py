@@ -376,4 +376,43 @@ MUTANTS = (
         (DELAYS + "test_a_task_that_runs_sees_its_eta_again",),
         simulated=False,
     ),
+    Mutant(
+        "virtual-host-shares-the-default-exchange",
+        "a task that is published in one virtual host goes to the queue of that name in none",
+        (
+            Patch(
+                "disheap_kombu:Namespace.inward",
+                'field = "exchange" if command.exchange else "routing_key"',
+                'field = "exchange"',
+            ),
+        ),
+        ("tests/kombu/test_kombu_namespaces.py::test_names_go_in_and_come_out",),
+        simulated=False,
+    ),
+    Mutant(
+        "batch-leaves-its-virtual-host",
+        "what `Producer.batch` publishes goes to the queues of no virtual host",
+        (
+            Patch(
+                "disheap_kombu:Namespace.inward",
+                "broker.Batch([self.inward(item) for item in command.items])",
+                "command",
+            ),
+        ),
+        ("tests/kombu/test_kombu_namespaces.py::test_names_go_in_and_come_out",),
+        simulated=False,
+    ),
+    Mutant(
+        "migrated-before-it-is-confirmed",
+        "a message leaves the other broker before the cluster has confirmed it, and is lost when the command is killed",
+        (
+            Patch(
+                "disheap.cli.migrate.moving",
+                "        target.publish(taken)\n        missing = source.remove([message for _, message in taken])\n",
+                "        missing = source.remove([message for _, message in taken])\n        target.publish(taken)\n",
+            ),
+        ),
+        ("tests/cli/test_cli_migrate.py::test_a_command_that_is_killed_loses_nothing",),
+        simulated=False,
+    ),
 )

@@ -115,7 +115,10 @@ def _one(text: str) -> BrokerUrl:
     hosts, _, query = rest.partition("?")
     hosts, _, path = hosts.partition("/")
     if path.strip("/"):
-        raise UrlError(f"{shown}: disheap has no virtual hosts; leave out /{path}")
+        raise UrlError(
+            f"{shown}: only kombu and Celery have virtual hosts. Leave out /{path}, and write the topic as "
+            f"{path.strip('/')}/NAME"
+        )
     addresses = tuple(_address(host, shown) for host in hosts.split(",")) if hosts else BrokerUrl().addresses
     return _with_parameters(replace(BrokerUrl(), addresses=addresses, transport=SCHEMES[scheme]), query, shown)
 

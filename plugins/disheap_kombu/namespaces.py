@@ -1,0 +1,91 @@
+"""Virtual hosts: two applications with a queue of one name do not meet.
+
+The path of a broker URL names the virtual host. Within `/shop` the queue `celery` is the topic `shop/celery` of the
+broker, and so is each exchange. So queues, fanout and remote control of one virtual host are out of reach of another.
+Without a path, or with `/`, names are what they are. Owns this translation, in both directions. Names of consumers and
+routing keys stay as they are, except that the default exchange's routing key is the name of a queue.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import unquote
+
+from msgspec import structs
+
+from disheap.errors import UrlError
+from disheap.protocol import broker
+
+NAMES: dict[type, tuple[str, ...]] = {
+    broker.Enqueue: ("topic",),
+    broker.EnqueueMany: ("topic",),
+    broker.Subscribe: ("topic",),
+    broker.Pop: ("topic",),
+    broker.CreateTopic: ("topic",),
+    broker.DeleteTopic: ("topic",),
+    broker.Purge: ("topic",),
+    broker.CreateExchange: ("exchange", "alternate"),
+    broker.DeleteExchange: ("exchange",),
+    broker.Bind: ("exchange", "topic"),
+    broker.Unbind: ("exchange", "topic"),
+    broker.Peek: ("topic",),
+    broker.DescribeTopic: ("topic",),
+    broker.ListExchanges: ("exchange",),
+}
+"""The fields of commands and queries that are names. `Publish` and `Batch` are treated by themselves."""
+SEPARATOR = "/"
+LENGTH_MAX = 64
+
+
+class Namespace:
+    """One virtual host; "" is the one without a name."""
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+        self._prefix = f"{name}{SEPARATOR}" if name else ""
+
+    def inward(self, command: Any) -> Any:
+        """The command or query with the names that the broker knows."""
+        if not self._prefix:
+            return command
+        kind = type(command)
+        if kind is broker.Publish:
+            field = "exchange" if command.exchange else "routing_key"
+            return structs.replace(command, **{field: self._prefix + getattr(command, field)})
+        if kind is broker.Batch:
+            return broker.Batch([self.inward(item) for item in command.items])
+        changes = {field: self._prefix + name for field in NAMES.get(kind, ()) if (name := getattr(command, field))}
+        return structs.replace(command, **changes) if changes else command
+
+    def outward(self, reply: Any) -> Any:
+        """The reply with the names that the application knows."""
+        if not self._prefix:
+            return reply
+        if type(reply) is broker.TopicInfo:
+            return structs.replace(reply, topic=reply.topic.removeprefix(self._prefix))
+        if type(reply) is broker.ExchangeInfos:
+            exchanges = [(name.removeprefix(self._prefix), kind) for name, kind in reply.exchanges]
+            return structs.replace(reply, exchanges=exchanges)
+        return reply
+
+
+def split(url: str, other: str = "") -> tuple[str, Namespace]:
+    """A broker URL without its path, and the namespace that the path names. `other` counts if there is no path. The
+    alternates of a URL name the same one, or none. Raises `UrlError`."""
+    names, parts = [], []
+    for part in url.split(";"):
+        rest, mark, query = part.partition("?")
+        start = rest.find("://") + 3 if "://" in rest else 0
+        hosts, _, path = rest[start:].partition("/")
+        names.append(unquote(path).strip("/"))
+        parts.append(f"{rest[:start]}{hosts}{mark}{query}")
+    given = {name for name in names if name} or {other.strip("/")}
+    if len(given) > 1:
+        raise UrlError(f"{url}: the alternates name the virtual hosts {', '.join(sorted(given))}; name one")
+    (name,) = given
+    if SEPARATOR in name or len(name) > LENGTH_MAX or not name.isprintable():
+        raise UrlError(
+            f"{url}: {name!r} is no name of a virtual host. It has at most {LENGTH_MAX} printable characters, and no "
+            f"{SEPARATOR}"
+        )
+    return ";".join(parts), Namespace(name)

@@ -1,0 +1,126 @@
+"""Virtual hosts: the path of a URL, and names that do not meet."""
+
+from __future__ import annotations
+
+import pytest
+from celery import Celery
+from celery.contrib.testing.worker import start_worker
+from kombu_cluster import NodeProcess
+
+import kombu
+from disheap.errors import UrlError
+from disheap.protocol import broker
+from disheap_kombu.namespaces import NAMES, Namespace, split
+
+SHOP = Namespace("shop")
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    node = NodeProcess(tmp_path_factory.mktemp("namespaces"))
+    yield node.url
+    node.kill()
+
+
+@pytest.mark.parametrize(
+    ("url", "other", "rest", "name"),
+    [
+        ("disheap://h1,h2:1", "", "disheap://h1,h2:1", ""),
+        ("disheap://h1/", "/", "disheap://h1", ""),
+        ("disheap://h1,h2:1/shop?label=x/y", "", "disheap://h1,h2:1?label=x/y", "shop"),
+        ("disheap://h1//shop", "", "disheap://h1", "shop"),
+        ("disheap://[::1]:1/a%20b", "", "disheap://[::1]:1", "a b"),
+        ("disheap://h1/shop;disheap://h2/shop;disheap://h3", "", "disheap://h1;disheap://h2;disheap://h3", "shop"),
+        ("disheap://h1", "shop", "disheap://h1", "shop"),
+        ("disheap://h1/shop", "other", "disheap://h1", "shop"),
+        ("disheap:///shop", "", "disheap://", "shop"),
+    ],
+)
+def test_the_path_of_a_url_names_the_virtual_host(url, other, rest, name):
+    found, namespace = split(url, other)
+    assert (found, namespace.name) == (rest, name)
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("disheap://h1/a;disheap://h2/b", "name the virtual hosts a, b"),
+        ("disheap://h1/a/b", "is no name of a virtual host"),
+        ("disheap://h1/a%2Fb", "is no name of a virtual host"),
+        ("disheap://h1/%00", "is no name of a virtual host"),
+        (f"disheap://h1/{'x' * 65}", "at most 64"),
+    ],
+)
+def test_a_path_that_names_none_is_refused(url, told):
+    with pytest.raises(UrlError, match=told):
+        split(url)
+
+
+def test_every_command_with_a_name_is_translated():
+    """A new command or query with such a field has to be in the table."""
+    fields = {"topic", "exchange", "alternate"}
+    for kinds in (broker.Command, broker.Query):
+        for kind in kinds.__args__:
+            named = fields & set(kind.__struct_fields__)
+            if kind is not broker.Publish:
+                assert named <= set(NAMES.get(kind, ())), kind
+
+
+def test_names_go_in_and_come_out():
+    publish = broker.Publish("", "jobs", broker.NewMessage(b"x"))
+    assert SHOP.inward(publish).routing_key == "shop/jobs"
+    routed = SHOP.inward(broker.Publish("all", "a.b", broker.NewMessage(b"x")))
+    assert (routed.exchange, routed.routing_key) == ("shop/all", "a.b")
+    assert SHOP.inward(broker.Batch([publish])).items == [SHOP.inward(publish)]
+    assert SHOP.inward(broker.CreateExchange("e", alternate="f")).alternate == "shop/f"
+    assert SHOP.inward(broker.CreateExchange("e")).alternate == ""
+    assert SHOP.inward(broker.ListExchanges()).exchange == ""
+    assert Namespace().inward(publish) is publish
+    infos = broker.ExchangeInfos([("shop/e", "direct")], [])
+    assert SHOP.outward(infos).exchanges == [("e", "direct")]
+
+
+def test_queues_and_exchanges_of_one_name_do_not_meet(url):
+    with (
+        kombu.Connection(f"{url}/shop") as shop,
+        kombu.Connection(f"{url}/mail") as mail,
+        kombu.Connection(url) as bare,
+    ):
+        everywhere = (shop, mail, bare)
+        for number, connection in enumerate(everywhere):
+            channel = connection.default_channel
+            queue = kombu.Queue("same", kombu.Exchange("all", "fanout"), durable=True, channel=channel)
+            queue.declare()
+            assert channel.queue_declare("same", passive=True).queue == "same"
+            channel.exchange_declare("all", "fanout", passive=True)
+            connection.Producer().publish(number, exchange="all", routing_key="")
+        for number, connection in enumerate(everywhere):
+            channel = connection.default_channel
+            messages = [channel.basic_get("same", no_ack=True) for _ in range(2)]
+            assert messages[0].decode() == number and messages[1] is None
+            assert messages[0].delivery_info["exchange"] == "all"
+        shop.default_channel.queue_delete("same")
+        assert mail.default_channel.queue_declare("same", passive=True).message_count == 0
+        with pytest.raises(shop.channel_errors):
+            shop.default_channel.queue_declare("same", passive=True)
+        assert shop.as_uri().endswith("/shop")
+
+
+def test_a_worker_serves_its_own_application_only(url):
+    """Tasks, remote control and its replies."""
+    shop, mail = applications = [
+        Celery(name, broker=f"{url}/{name}", backend="rpc://", set_as_current=False) for name in ("shop", "mail")
+    ]
+    for app in applications:
+
+        @app.task(name="who", bind=True, shared=False)
+        def who(self):
+            return self.app.main
+
+    with start_worker(shop, perform_ping_check=False, hostname="w@shop"):
+        mail.send_task("who")
+        assert shop.send_task("who").get(timeout=20) == "shop"
+        assert [list(reply) for reply in shop.control.ping(timeout=2)] == [["w@shop"]]
+        assert not mail.control.ping(timeout=0.5)
+    with kombu.Connection(f"{url}/mail") as connection:
+        assert connection.default_channel.queue_declare("celery", passive=True).message_count == 1
