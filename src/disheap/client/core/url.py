@@ -116,7 +116,7 @@ def _one(text: str) -> BrokerUrl:
     hosts, _, path = hosts.partition("/")
     if path.strip("/"):
         raise UrlError(
-            f"{shown}: only kombu and Celery have virtual hosts. Leave out /{path}, and write the topic as "
+            f"{shown}: only kombu and Celery have virtual hosts; leave out /{path}, and write the topic as "
             f"{path.strip('/')}/NAME"
         )
     addresses = tuple(_address(host, shown) for host in hosts.split(",")) if hosts else BrokerUrl().addresses
