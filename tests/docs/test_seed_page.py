@@ -89,11 +89,12 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
             words = shlex.split(here.placed(line))
             variables = dict(word.split("=", 1) for word in words[: words.index("disheap")])
             options = [str(here.directory / word) if word.startswith("node-") else word for word in words]
-            metrics = here.placed("127.0.0.1:9090") if "--http-listen" in options else "none"
+            if "--http-listen" in options:  # to set it alone would serve HTTP at its usual port, which may be taken
+                variables["DISHEAP_METRICS_LISTEN"] = here.placed("127.0.0.1:9090")
             node = stack.enter_context(
                 running(
                     *options[options.index("disheap") + 1 :], "--log-json",
-                    environ=variables | {"DISHEAP_METRICS_LISTEN": metrics},
+                    environ=variables,
                 )
             )  # fmt: skip
             ready(node)
