@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from celery import states
+from celery import signals, states
 from celery.backends.asynchronous import AsyncBackendMixin
 from celery.backends.base import BaseKeyValueStoreBackend
 from celery.result import GroupResult, ResultSet
@@ -31,6 +31,9 @@ BARRIER_EXPIRES_S = 86_400
 """A chord is forgotten a day after its last member has ended, or later, if its results are kept longer."""
 TRACEBACK_CHARACTERS = 4_000
 """What is kept of the traceback of a failure that is too large to be stored as a whole."""
+
+signals.worker_process_shutdown.connect(results.close_all, weak=False)
+signals.worker_shutdown.connect(results.close_all, weak=False)
 
 
 def _as_text(value: Any) -> str:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from operator import attrgetter
 from typing import Any
 
+from celery import states
 from celery.canvas import maybe_signature
 from celery.exceptions import ChordError, NotRegistered, Retry
 from celery.result import GroupResult, allow_join_result
@@ -83,7 +84,10 @@ def finish(task: Any, group_id: str, body: Any) -> None:
     barrier = backend.barrier_of(group_id)
     try:
         info = backend.results.info(barrier)
-        if info.is_closed or not info.size:
+        if info.is_closed:
+            return
+        if not info.size:
+            _fail_if_pending(backend, barrier, callback)
             return
         try:
             members = _joined(backend, group_id, barrier)
@@ -150,6 +154,12 @@ def _close_with(backend: Any, barrier: str, commands: list[broker.Publish]) -> b
     except BatchTooLarge:
         return False
     return True
+
+
+def _fail_if_pending(backend: Any, barrier: str, callback: Any) -> None:
+    """The barrier is gone: this task waited longer than a chord is remembered. Does nothing if the body was sent."""
+    if callback.id and backend.get_state(callback.id) == states.PENDING:
+        _fail(backend, barrier, callback, ChordError("the chord is forgotten: its last member ended too long ago"))
 
 
 def _fail(backend: Any, barrier: str, callback: Any, error: ChordError) -> None:

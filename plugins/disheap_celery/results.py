@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 from disheap.client.core.url import BrokerUrl
@@ -121,6 +122,13 @@ def shared(url: BrokerUrl) -> Results:
         if found is None:
             found = _shared[repr(url)] = Results(url)
         return found
+
+
+def close_all(**_: Any) -> None:
+    """A worker's process ends: its sessions end at once, and not by their timeouts."""
+    for one in list(_shared.values()):
+        with suppress(Exception):
+            one.close()
 
 
 def chunks(keys: Iterable[str]) -> Iterator[list[str]]:

@@ -32,6 +32,7 @@ from disheap.protocol.broker import (
     Values,
     ValueSet,
     Watch,
+    encode,
 )
 from disheap_heap.commands import values
 from disheap_heap.settings import PUSHED_VALUE_BYTES_MAX
@@ -483,6 +484,13 @@ def test_dropped_values_are_freed_within_the_bound_of_a_call(driver: Driver) -> 
     assert driver.machine.memory_bytes() > 30 << 20
     driver.work_off(PLENTY)
     assert driver.machine.memory_bytes() < 1 << 20
+
+
+def test_values_are_held_back_while_memory_is_short_and_may_be_deleted(driver: Driver) -> None:
+    held_back = (SetValue("a", b"x"), SetBarrier("b"), Watch(["a"]))
+    assert not any(driver.machine.allowed_when_full(encode(command)) for command in held_back)
+    allowed = (DeleteValues(["a"]), Unwatch(["a"]), CloseBarrier("b"))
+    assert all(driver.machine.allowed_when_full(encode(command)) for command in allowed)
 
 
 def test_values_do_not_hold_back_a_pop(driver: Driver) -> None:

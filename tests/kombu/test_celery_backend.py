@@ -9,7 +9,7 @@ import time
 from itertools import count
 
 import pytest
-from celery import Celery, states
+from celery import Celery, signals, states
 from celery.app.task import Context
 from celery.exceptions import ChordError, TimeoutError
 from celery.result import GroupResult
@@ -290,6 +290,16 @@ def test_a_process_that_only_stores_has_one_session_and_no_watch(app, backend, n
     assert f", pid {os.getpid()}" in next(label for label in labels if label.startswith("celery results "))
 
 
+def test_the_session_ends_with_the_workers_process(node, task_id):
+    app = Celery("ends", broker=node.url, backend=f"{node.url}?label=ends-with-it")
+    app.backend.mark_as_done(task_id, 1)
+    signals.worker_process_shutdown.send(sender=None, pid=1, exitcode=0)
+    with disheap.sync.connect(node.url) as client:
+        assert "ends-with-it" not in [one["label"] for one in client.driver.admin({"op": "sessions"})["sessions"]]
+    app.backend.mark_as_done(task_id, 2)
+    assert app.AsyncResult(task_id).get(timeout=5) == 1
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_a_child_has_a_connection_of_its_own(app, backend, task_id):
     backend.mark_as_done(task_id, "parent")
@@ -420,6 +430,21 @@ def test_a_chord_with_a_result_that_is_gone_fails_its_body(app, backend):
     finish(app, group_id, body)
     with pytest.raises(ChordError, match=f"Dependency {one.id} has no result any more"):
         app.AsyncResult(body.id).get(timeout=5)
+
+
+@pytest.mark.parametrize("is_sent", [False, True])
+def test_a_chord_that_is_forgotten_fails_its_body_unless_that_was_sent(app, backend, is_sent):
+    group_id, body = begin_chord(app, backend, 1)
+    backend.results.call(broker.CloseBarrier(backend.barrier_of(group_id)))
+    unknown = f"{group_id}-unknown"
+    if is_sent:
+        backend.mark_as_done(body.id, 5)
+    finish(app, unknown, body)
+    if is_sent:
+        assert app.AsyncResult(body.id).get(timeout=5) == 5
+    else:
+        with pytest.raises(ChordError, match="the chord is forgotten"):
+            app.AsyncResult(body.id).get(timeout=5)
 
 
 def test_a_chord_whose_tasks_go_through_another_broker_is_left_to_celery(node):

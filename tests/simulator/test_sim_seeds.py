@@ -71,6 +71,7 @@ LONG = {(1795997679, 3)}
 RARE = (
     *("dropped", "partly refused", "alternate", "long pattern"),
     *("batch", "refused batch", "commit", "abort", "prepared ack"),
+    *("barrier", "final value kept"),
 )
 """Ways through the machine that ten seeds take."""
 CHANGES = ("joins", "remove a member", "demote a member")

@@ -323,8 +323,9 @@ class Reference:
     # --- values ---
 
     def _setvalue(self, command: broker.SetValue, session: int) -> broker.Reply:
-        self.seen["kept final value"] += command.key in self.model.values.values
-        return self.model.values.set_value(command, self._publish_anyhow)
+        reply = self.model.values.set_value(command, self._publish_anyhow)
+        self.seen["final value kept"] += not reply.is_stored
+        return reply
 
     def _deletevalues(self, command: broker.DeleteValues, session: int) -> broker.Reply:
         return broker.Removed(self.model.values.delete(command.keys))
