@@ -197,7 +197,7 @@ def test_a_session_that_lapses_while_a_majority_is_in_reach(
 
     monkeypatch.setattr(KeepAlive, "check", lambda self, now: Verdict.FINE)
     monkeypatch.setattr(LivenessChecks, "run", no_liveness_checks)
-    assert "had a majority in reach" in found(registry, first=15)  # those before cut no idle client off for so long
+    assert "had a majority in reach" in found(registry, first=14)  # those before cut no idle client off for so long
 
 
 def test_a_stranger_that_needs_no_proof(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
