@@ -62,7 +62,7 @@ HEADERS = encode_headers({"tenant": "blue", "retries": 3, "share": 0.5, "paid": 
 _TOPICS: list[Command] = [
     CreateTopic("t"),
     CreateTopic("t"),
-    CreateTopic("least", TopicSettings("min", 50, 400)),
+    CreateTopic("least", TopicSettings("min", 50, 400, priority_max=3)),
     CreateTopic("brief", TopicSettings(expires_ms=300, auto_delete=True)),
     CreateTopic("mine", TopicSettings(exclusive=True)),
     DeleteTopic("brief", if_unused=True),

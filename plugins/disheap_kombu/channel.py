@@ -380,7 +380,8 @@ class Channel(base.StdChannel):
             info = self._open_connection.query(broker.DescribeTopic(queue, require_access=True))
         else:
             queue = queue or f"amq.gen-{uuid.uuid4().hex}"
-            settings = topic_settings(queue, arguments or {}, bool(exclusive), bool(auto_delete))
+            sign = self._open_connection.priority_sign
+            settings = topic_settings(queue, arguments or {}, bool(exclusive), bool(auto_delete), sign)
             info = self._open_connection.call(broker.CreateTopic(queue, settings))
             self._open_connection.note_declared("", info.topic, is_temporary=bool(exclusive or auto_delete))
         return queue_declare_ok_t(info.topic, info.ready, info.consumers)

@@ -9,7 +9,7 @@ in silence unless every queue here does what it asks for.
 | `x-message-ttl`                                   | honoured; 0 ("at once") is 1 ms                              |
 | `x-max-length`                                    | honoured, from 1                                             |
 | `x-overflow`                                      | honoured; `reject-publish-dlx` refuses and warns             |
-| `x-max-priority`                                  | checked; any signed 64-bit priority is kept, none is clamped |
+| `x-max-priority`                                  | honoured: higher priorities are lowered to it; 0 is no bound |
 | `x-queue-type`                                    | `classic` and `quorum` are what a queue is; others: 406      |
 | `STORAGE_ARGUMENTS`                               | where and how RabbitMQ stores a queue: not asked of this one |
 | `UNSUPPORTED`, and whatever else                  | checked where it is known, and warned of                     |
@@ -58,13 +58,18 @@ UNSUPPORTED: dict[str, tuple[type, str]] = {
 messages in silence, hence the warning."""
 
 
-def topic_settings(queue: str, arguments: dict[str, Any], exclusive: bool, auto_delete: bool) -> broker.TopicSettings:
+def topic_settings(
+    queue: str, arguments: dict[str, Any], exclusive: bool, auto_delete: bool, priority_sign: int = 1
+) -> broker.TopicSettings:
     """Raises 406 for an argument that has no meaning, and warns of those without effect. A full queue drops (AMQP's
-    `drop-head`, the default) or refuses (`reject-publish`)."""
+    `drop-head`, the default) or refuses (`reject-publish`). `priority_sign` is -1 if smaller priorities go first: then
+    the broker has them negated."""
     given = {name: value for name, value in arguments.items() if value is not None}
     overflow = _one_of(given, "x-overflow", OVERFLOWS, "drop-head")
     _check_type(given)
-    _count(given, "x-max-priority", 0)
+    priority_max = _count(given, "x-max-priority", 0)
+    if priority_max > broker.PRIORITY_MAX:
+        raise PreconditionFailed(f"x-max-priority is at most {broker.PRIORITY_MAX}, not {priority_max}")
     max_messages = _count(given, "x-max-length", 1)
     settings = broker.TopicSettings(
         max_messages=max_messages,
@@ -73,6 +78,7 @@ def topic_settings(queue: str, arguments: dict[str, Any], exclusive: bool, auto_
         expires_ms=duration_ms(_count(given, "x-expires", 1), "x-expires"),
         auto_delete=auto_delete,
         exclusive=exclusive,
+        priority_max=priority_max * priority_sign,
     )
     _warn_of_ignored(queue, given, overflow)
     return settings

@@ -21,7 +21,7 @@ from tests.cli.conftest import Ask
 
 TOPIC_KEYS = [
     "topic", "mode", "max_messages", "overflow", "message_ttl_ms", "expires_ms", "auto_delete", "exclusive",
-    "ready", "delayed", "leased", "consumers", "ready_bytes", "oldest_enqueued_ms",
+    "priority_max", "ready", "delayed", "leased", "consumers", "ready_bytes", "oldest_enqueued_ms",
 ]  # fmt: skip
 
 
@@ -43,13 +43,15 @@ def test_a_topic_is_created_once_and_found_again(ask: Ask) -> None:
         "1h",
         "--expires",
         "2d",
+        "--priority-max",
+        "9",
     )
     first = ask(*words, "--auto-delete", "--json").json
     assert list(first) == [*TOPIC_KEYS, "created"]
     assert first["created"] and not ask(*words, "--auto-delete", "--json").json["created"]
     found = ask("topic", "info", "mail", "--json").json
     assert (found["mode"], found["max_messages"], found["overflow"], found["auto_delete"]) == ("min", 7, "drop", True)
-    assert (found["message_ttl_ms"], found["expires_ms"]) == (3_600_000, 172_800_000)
+    assert (found["message_ttl_ms"], found["expires_ms"], found["priority_max"]) == (3_600_000, 172_800_000, 9)
     assert ask(*words, "--auto-delete").text == "topic mail was there already\n"
 
 

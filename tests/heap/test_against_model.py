@@ -46,8 +46,8 @@ SHAPES = (
     broker.TopicSettings(auto_delete=True),
     broker.TopicSettings(expires_ms=40),
     broker.TopicSettings(exclusive=True),
-    broker.TopicSettings(max_messages=3, overflow="drop"),
-    broker.TopicSettings(max_messages=4),
+    broker.TopicSettings(max_messages=3, overflow="drop", priority_max=1),
+    broker.TopicSettings(max_messages=4, priority_max=-1),
 )
 
 sessions = st.sampled_from(SESSIONS)

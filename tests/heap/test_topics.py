@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from disheap.errors import InvalidArgument, TopicInUse, TopicLocked, TopicMismatch, TopicNotFound
 from disheap.interfaces import MachineContext, Principal
 from disheap.protocol.broker import (
+    PRIORITY_MAX,
+    PRIORITY_MIN,
     Ack,
+    Batch,
     Bind,
     Cancel,
+    Commit,
     ConsumerEnded,
     CreateExchange,
     CreateTopic,
     DeleteTopic,
     DescribeTopic,
     Enqueue,
+    EnqueueMany,
     NewMessage,
     Peek,
     Pop,
+    Prepare,
     Publish,
     Purge,
     Subscribe,
@@ -51,6 +59,52 @@ def test_creating_a_topic_with_other_settings_names_what_differs() -> None:
     driver.do(CreateTopic("jobs"))
     with pytest.raises(TopicMismatch, match="mode is 'max', not 'min'"):
         driver.do(CreateTopic("jobs", TopicSettings(mode="min")))
+
+
+@pytest.mark.parametrize(
+    ("mode", "bound", "expected"),
+    [
+        ("max", 5, [5, 5, 3, 0, 0]),
+        ("max", -5, [0, 0, 0, -5, -5]),
+        ("min", 5, [0, 0, 3, 5, 5]),
+        ("max", 0, [PRIORITY_MAX, 9, 3, -7, PRIORITY_MIN]),
+        ("max", PRIORITY_MIN, [0, 0, 0, -7, PRIORITY_MIN]),
+    ],
+)
+@pytest.mark.parametrize("way", ["one by one", "many", "batch", "transaction", "exchange"])
+def test_priorities_stay_within_the_bound_of_the_topic(mode: str, bound: int, expected: list[int], way: str) -> None:
+    driver = Driver()
+    driver.do(CreateTopic("q", TopicSettings(mode, priority_max=bound)))
+    messages = [NewMessage(b"x", priority) for priority in (9, PRIORITY_MIN, 3, PRIORITY_MAX, -7)]
+    enqueues: list[Any] = [Enqueue("q", message) for message in messages]
+    match way:
+        case "many":
+            driver.do(EnqueueMany("q", messages))
+        case "batch":
+            driver.do(Batch(enqueues))
+        case "transaction":
+            driver.do(Prepare("a", 1, 0, enqueues))
+            driver = driver.restored()
+            driver.do(Commit("a", 1))
+        case "exchange":
+            for message in messages:
+                driver.do(Publish("", "q", message))
+        case _:
+            for command in enqueues:
+                driver.do(command)
+    assert [one.priority for one in driver.ask(Peek("q", 9)).messages] == expected
+    twin = driver.restored()
+    for one in (driver, twin):
+        one.do(Pop("q", 5))
+        assert [push.priority for push in one.deliveries()] == expected
+
+
+def test_a_topic_has_the_bound_of_priorities_that_it_was_created_with() -> None:
+    driver = Driver()
+    driver.do(CreateTopic("q", TopicSettings(priority_max=5)))
+    for bound in (0, 6):
+        with pytest.raises(TopicMismatch, match=f"priority_max is 5, not {bound}"):
+            driver.do(CreateTopic("q", TopicSettings(priority_max=bound)))
 
 
 def test_an_exclusive_topic_is_locked_while_its_owner_is_connected() -> None:

@@ -20,6 +20,7 @@ app.conf.update(
     worker_prefetch_multiplier=1,
     worker_disable_rate_limits=False,
     task_acks_late=bool(os.environ.get("ACKS_LATE")),
+    task_inherit_parent_priority=bool(os.environ.get("INHERIT_PRIORITY")),
     worker_disable_prefetch=bool(os.environ.get("DISABLE_PREFETCH")),
     broker_transport_options=json.loads(os.environ.get("TRANSPORT_OPTIONS", "{}")),
 )

@@ -414,7 +414,13 @@ def test_a_queues_arguments_become_its_topics_settings(channel, driver):
     assert declared == ("q", 0, 0)
     (command,) = driver.commands_of(broker.CreateTopic)
     assert command.settings == broker.TopicSettings(
-        max_messages=5, message_ttl_ms=300_000, expires_ms=10_000, auto_delete=True, exclusive=True, overflow="drop"
+        max_messages=5,
+        message_ttl_ms=300_000,
+        expires_ms=10_000,
+        auto_delete=True,
+        exclusive=True,
+        overflow="drop",
+        priority_max=10,
     )
 
 
@@ -430,7 +436,7 @@ def test_a_queue_without_a_name_gets_one(channel):
         *[("x-message-ttl", value) for value in ("1", -1, False, 1 << 60)],
         *[("x-max-length", value) for value in (0, -1, "5", True)],
         *[("x-max-length-bytes", value) for value in (0, -1, "5")],
-        *[("x-max-priority", value) for value in (-1, "9", True)],
+        *[("x-max-priority", value) for value in (-1, "9", True, 1 << 63)],
         *[("x-overflow", value) for value in ("explode", "", 0, ["drop-head"])],
         *[("x-queue-type", value) for value in ("stream", "quorums", "", 1)],
         *[("x-delivery-limit", value) for value in (-1, "3")],

@@ -112,13 +112,30 @@ def test_serializers_and_compression_pass_through(connection, name, serializer, 
 
 
 def test_the_larger_priority_goes_first_and_equals_keep_their_order(connection, name):
-    queue = declared(connection, name, max_priority=10)
+    queue = declared(connection, name)
     priorities = [0, 5, broker.PRIORITY_MIN, 9, 5, broker.PRIORITY_MAX, -1, 255]
     for number, priority in enumerate(priorities):
         Producer(connection).publish(number, routing_key=name, priority=priority)
     got = receive(connection, [queue], len(priorities), prefetch=1)
     assert bodies(got) == [n for n, p in sorted(enumerate(priorities), key=lambda pair: -pair[1])]
     assert [m.properties["priority"] for m in got] == sorted(priorities, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "order", "seen"),
+    [({}, [3, 2, 0, 1], [10, 5, 0, 0]), ({"priority_order": "redis"}, [0, 1, 2, 3], [0, 0, 5, 10])],
+    ids=["amqp", "redis"],
+)
+def test_priorities_are_clamped_to_the_bound_of_the_queue(node, name, options, order, seen):
+    with Connection(node.url, transport_options=options) as connection:
+        queue = declared(connection, name, max_priority=10)
+        for number, priority in enumerate((-3, 0, 5, 77)):
+            Producer(connection).publish(number, routing_key=name, priority=priority)
+        got = receive(connection, [queue], 4, prefetch=1)
+        assert [m.delivery_info["priority"] for m in got] == seen
+        assert bodies(got) == order
+        with pytest.raises(PreconditionFailed, match="priority_max"):
+            declared(connection, name, max_priority=9)
 
 
 def test_in_redis_order_the_smaller_priority_goes_first(node, connection, name):

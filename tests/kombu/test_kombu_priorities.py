@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kombu_app import app, append, note, note_and_hold
-from kombu_cluster import NodeProcess, Worker, command, wait_until
+from celery import chain, group
+from kombu_app import app, append, append_request, note, note_and_hold
+from kombu_cluster import Cluster, NodeProcess, Worker, command, wait_until
 
 import disheap.sync
 
@@ -47,13 +49,14 @@ class Trials:
     """A worker whose pool and buffer are full of low tasks. Each begins with a line in `log`, and ends when `free_slot`
     is called."""
 
-    def __init__(self, node: NodeProcess, directory: Path) -> None:
+    def __init__(self, url: str, directory: Path) -> None:
         self.log = directory / "log"
         self.log.touch()
         os.mkfifo(f"{self.log}.gate")
         self._gate = os.open(f"{self.log}.gate", os.O_RDWR)
-        self._client = disheap.sync.connect(node.url)
-        self._connection = app.connection_for_write(node.url)
+        self.url = url
+        self._client = disheap.sync.connect(url)
+        self._connection = app.connection_for_write(url)
         self._number = 0
 
     def close(self) -> None:
@@ -118,7 +121,7 @@ class Trials:
 
 @pytest.fixture
 def trials(node: NodeProcess, tmp_path: Path) -> Iterator[Trials]:
-    trials = Trials(node, tmp_path)
+    trials = Trials(node.url, tmp_path)
     yield trials
     trials.close()
 
@@ -202,6 +205,39 @@ def test_tasks_that_take_no_slot_do_not_stop_the_worker(start_worker: Callable[.
     wait_until(lambda: last in trials.begun(), "the last task has begun")
     wait_until(lambda: sum(text.startswith("limited") for text in trials.begun()) == 6, "the limited ones have ended")
     assert not any(text.startswith("expired") for text in trials.begun())
+
+
+def test_an_urgent_task_takes_the_next_slot_after_a_change_of_leader(tmp_path: Path) -> None:
+    """The worker asked the old leader for it."""
+    cluster, worker = Cluster(tmp_path), None
+    trials = Trials(cluster.url, tmp_path)
+    try:
+        worker = Worker(cluster.url, tmp_path / "worker.log", "--prefetch-multiplier", "4", "-c", str(SLOTS))
+        worker.wait_ready()
+        trials.fill()
+        assert trials.run(1) == 1
+        cluster.leader().kill()
+        assert trials.run(5) == 5
+    finally:
+        if worker is not None:
+            worker.kill()
+        trials.close()
+        cluster.kill()
+
+
+@pytest.mark.parametrize(
+    ("inherit", "expected"), [("", [-2, 0, 6]), ("yes", [6, 6, 6])], ids=["their own", "their parent's"]
+)
+def test_the_parts_of_a_canvas_have_their_priorities(
+    start_worker: Callable[..., Worker], trials: Trials, inherit: str, expected: list[int]
+) -> None:
+    """With `task_inherit_parent_priority` Celery takes that of the parent, as the worker knows it."""
+    start_worker(INHERIT_PRIORITY=inherit)
+    first, second, third = (append_request.si(str(trials.log)) for _ in range(3))
+    with app.connection_for_write(trials.url) as connection:
+        chain(first.set(priority=6), group(second, third.set(priority=-2))).apply_async(connection=connection)
+    seen = [json.loads(line)["priority"] for line in trials.wait_begun(3)]
+    assert seen[0] == 6 and sorted(seen) == expected
 
 
 @pytest.mark.long

@@ -32,12 +32,14 @@ def _add_slice(state: State, topic: Topic, batch: list[NewMessage], bodies: list
     deadlines: list[int] = []  # of these
     delayed, delayed_before = topic.delayed, len(topic.delayed)
     now_ms, sign, message_ttl_ms = state.now_ms, topic.sign, topic.settings.message_ttl_ms
+    clamps = topic.clamps
     ready_bytes = delayed_bytes = contents = 0
     first = number = state.last_message + 1
     for new, body in zip(batch, bodies, strict=True):
         lifetime = new.expires_ms or message_ttl_ms
         expires_at_ms = now_ms + lifetime if lifetime else 0
-        message = tuple.__new__(Message, (new.priority * sign, number, 0, now_ms, expires_at_ms, body))
+        rank = topic.rank_of(new.priority) if clamps else new.priority * sign
+        message = tuple.__new__(Message, (rank, number, 0, now_ms, expires_at_ms, body))
         if type(body) is Content:
             contents += 1
         if new.delay_ms:

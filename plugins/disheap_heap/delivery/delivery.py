@@ -49,7 +49,8 @@ def add(state: State, topic: Topic, new: NewMessage, body: Body, kind: type[Mess
     now_ms = state.now_ms
     lifetime = new.expires_ms or topic.settings.message_ttl_ms
     expires_at_ms = now_ms + lifetime if lifetime else 0
-    message = tuple.__new__(kind, (new.priority * topic.sign, number, 0, now_ms, expires_at_ms, body))  # as below
+    rank = topic.rank_of(new.priority) if topic.clamps else new.priority * topic.sign
+    message = tuple.__new__(kind, (rank, number, 0, now_ms, expires_at_ms, body))  # as below
     if kind is SharedMessage or type(body) is Content:
         count_extras(state, message)
     if new.delay_ms:

@@ -180,6 +180,7 @@ class Topic:
         "alive",
         "arrivals",
         "bindings",
+        "clamps",
         "consumers",
         "counts",
         "delayed",
@@ -209,6 +210,7 @@ class Topic:
         self.sign = -1 if settings.mode == "max" else 1
         self.alive = True
         self.drops = settings.overflow == "drop" and settings.max_messages > 0
+        self.clamps = settings.priority_max != 0
         self.ready = ReadyMessages()
         self.ready_bytes = 0
         self.delayed: PartitionedDict[Delayed] = PartitionedDict()
@@ -236,6 +238,13 @@ class Topic:
         """Gives the room for one message up."""
         self.reserved -= 1
         self.reserved_delayed -= is_delayed
+
+    def rank_of(self, priority: int) -> int:
+        """The rank of a message that is put into the topic with this priority."""
+        if self.clamps:
+            lowest, highest = sorted((0, self.settings.priority_max))
+            priority = min(max(priority, lowest), highest)
+        return priority * self.sign
 
     def messages(self) -> int:
         """How many messages the topic has, leased ones included."""

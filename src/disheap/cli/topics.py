@@ -11,10 +11,13 @@ from disheap.cli.asking import connect_broker
 from disheap.cli.sessions import labels_of
 from disheap.cli.terminal.options import Invocation, client_options, duration, pass_invocation, text
 from disheap.cli.terminal.output import emit_json, emit_pairs, emit_table, period, size
-from disheap.protocol.broker import NAME_CHARACTERS
+from disheap.protocol.broker import NAME_CHARACTERS, PRIORITY_MAX, PRIORITY_MIN
 
 if TYPE_CHECKING:
     from disheap.protocol.broker import TopicInfo
+
+
+PRIORITY = click.IntRange(PRIORITY_MIN, PRIORITY_MAX)
 
 
 @click.group(no_args_is_help=False)
@@ -44,6 +47,7 @@ def new_name(words: str) -> str:
 @click.option("--message-ttl", type=duration, default=0, metavar="TIME", help="Drop messages not delivered within.")
 @click.option("--expires", type=duration, default=0, metavar="TIME", help="Delete the topic when unused for so long.")
 @click.option("--auto-delete", is_flag=True, help="Delete it when its last consumer is gone.")
+@click.option("--priority-max", type=PRIORITY, default=0, metavar="N", help="Lower higher ones to it; 0: no limit.")
 @client_options
 @pass_invocation
 def create(
@@ -56,6 +60,7 @@ def create(
     message_ttl: int,
     expires: int,
     auto_delete: bool,
+    priority_max: int,
 ) -> None:
     """Create a topic. The same settings again are fine.
 
@@ -63,7 +68,8 @@ def create(
     """
     from disheap.protocol import broker
 
-    settings = broker.TopicSettings(mode, max_messages, message_ttl, expires, auto_delete, overflow=overflow)
+    lifetimes = (message_ttl, expires, auto_delete, False)
+    settings = broker.TopicSettings(mode, max_messages, *lifetimes, overflow, priority_max)
     with connect_broker(invocation) as client:
         info: TopicInfo = client.driver.request(broker.CreateTopic(name, settings))
     if invocation.json:
@@ -194,6 +200,7 @@ def _described(info: TopicInfo) -> dict[str, Any]:
         "expires_ms": settings.expires_ms,
         "auto_delete": settings.auto_delete,
         "exclusive": settings.exclusive,
+        "priority_max": settings.priority_max,
         "ready": info.ready,
         "delayed": info.delayed,
         "leased": info.leased,
@@ -214,6 +221,7 @@ def _pairs(info: TopicInfo) -> list[tuple[str, object]]:
         ("expires", period(settings.expires_ms) if settings.expires_ms else "never"),
         ("auto delete", "yes" if settings.auto_delete else "no"),
         ("exclusive", "yes" if settings.exclusive else "no"),
+        ("priority max", settings.priority_max or "no limit"),
         ("ready", info.ready),
         ("delayed", info.delayed),
         ("leased", info.leased),

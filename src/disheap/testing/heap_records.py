@@ -24,8 +24,11 @@ class ModelMessage:
 
     @property
     def priority(self) -> int:
-        """As it was enqueued."""
-        return self.new.priority
+        """As it was enqueued, within the bounds of the topic."""
+        bound = self.topic.settings.priority_max
+        if not bound:
+            return self.new.priority
+        return min(max(self.new.priority, min(0, bound)), max(0, bound))
 
     def size(self) -> int:
         """Bytes of payload, headers and key: what counts for credit."""

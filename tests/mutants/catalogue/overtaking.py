@@ -6,7 +6,35 @@ from tests.mutants.mutant import Mutant, Patch
 
 OVERTAKING = "tests/heap/test_overtaking.py::"
 
+TOPICS = "tests/heap/test_topics.py::"
+
 MUTANTS: tuple[Mutant, ...] = (
+    Mutant(
+        "batch-ignores-the-bound-of-priorities",
+        "messages of a batch overtake all others of a queue with x-max-priority",
+        (
+            Patch(
+                "disheap_heap:_add_slice",
+                "topic.rank_of(new.priority) if clamps else new.priority * sign",
+                "new.priority * sign",
+            ),
+        ),
+        (TOPICS + "test_priorities_stay_within_the_bound_of_the_topic",),
+        simulated=False,
+    ),
+    Mutant(
+        "negative-priorities-are-not-clamped",
+        "a negative priority comes after 0 in a queue with x-max-priority",
+        (
+            Patch(
+                "disheap_heap:Topic.rank_of",
+                "min(max(priority, lowest), highest)",
+                "min(priority, highest)",
+            ),
+        ),
+        (TOPICS + "test_priorities_stay_within_the_bound_of_the_topic",),
+        simulated=False,
+    ),
     Mutant(
         "request-for-urgent-messages-is-never-used-up",
         "a worker that asked once for something more urgent is sent every urgent message that there is",

@@ -74,10 +74,11 @@ class Client:
         auto_delete: bool = False,
         exclusive: bool = False,
         overflow: str = "reject",
+        priority_max: int = 0,
     ) -> Topic:
         """Idempotent for the same settings; others raise `TopicMismatch`. See `broker.TopicSettings`."""
         lifetimes = (message_ttl_ms, expires_ms, auto_delete, exclusive)
-        settings = broker.TopicSettings(mode, max_messages, *lifetimes, overflow)
+        settings = broker.TopicSettings(mode, max_messages, *lifetimes, overflow, priority_max)
         self.driver.request(broker.CreateTopic(name, settings))
         return self.topic(name)
 

@@ -127,7 +127,8 @@ class TopicSettings(Exact, frozen=True):
     `message_ttl_ms`: the expiry of messages that have none of their own. `expires_ms`: the topic is deleted after so
     long without a consumer, a pop or a `CreateTopic`. `auto_delete`: it is deleted when its last consumer has gone.
     `exclusive`: it belongs to the session that created it, and is deleted with that. `overflow`: what a full topic
-    does. "reject" refuses a new message, "drop" drops the last of the ready ones."""
+    does. "reject" refuses a new message, "drop" drops the last of the ready ones. `priority_max`: a priority above is
+    lowered to it, and one below 0 becomes 0. A negative `priority_max` bounds the priorities from it to 0."""
 
     mode: str = "max"
     max_messages: Annotated[int, Meta(ge=0)] = 0
@@ -136,6 +137,7 @@ class TopicSettings(Exact, frozen=True):
     auto_delete: bool = False
     exclusive: bool = False
     overflow: str = "reject"
+    priority_max: Annotated[int, Meta(ge=PRIORITY_MIN, le=PRIORITY_MAX)] = 0
 
 
 class CreateTopic(Exact, tag=11, frozen=True):

@@ -24,7 +24,7 @@ TOPICS: dict[str, TopicSettings] = {
     "jobs": TopicSettings(),
     "least": TopicSettings(mode="min"),
     "brief": TopicSettings(message_ttl_ms=1500),
-    "small": TopicSettings(max_messages=12),
+    "small": TopicSettings(max_messages=12, priority_max=3),
     "tiny": TopicSettings(max_messages=2),
     "dropping": TopicSettings(max_messages=3, overflow="drop"),
     "passing": TopicSettings(expires_ms=4000),
