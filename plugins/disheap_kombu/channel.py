@@ -110,7 +110,7 @@ class Channel(base.StdChannel):
         `PublishOutcomeUnknown`. `immediate` is refused with 540, as RabbitMQ does."""
         message, command = self.publication(message, exchange, routing_key, immediate)
         if self._gathered is not None:
-            self._gathered.append(command)
+            self._gathered.append(self._open_connection.named_for_broker(command))
             return
         if message.properties.get("delivery_mode") == TRANSIENT or command.exchange.endswith(REMOTE_CONTROL):
             self._open_connection.send_transient(command)

@@ -20,6 +20,9 @@ class ChannelConnection(Protocol):
     def priority_sign(self) -> int:
         """1 if larger priorities go first, -1 if smaller ones do."""
 
+    def named_for_broker(self, command: broker.Publish) -> broker.Publish:
+        """The command with the names that the broker knows."""
+
     @property
     def cluster(self) -> tuple[str, int]:
         """The id of the cluster, and the number of the group."""

@@ -184,6 +184,11 @@ class Connection(SessionEvents):
         welcome = self.driver.welcome
         return COMMAND_BYTES_GUESS if welcome is None else welcome.limits.command_bytes
 
+    def named_for_broker(self, command: broker.Publish) -> broker.Publish:
+        """The command with the names that the broker knows: those of the virtual host."""
+        named: broker.Publish = self._namespace.inward(command)
+        return named
+
     @property
     def cluster(self) -> tuple[str, int]:
         """The id of the cluster, and the number of the group."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from disheap.protocol import broker
+from disheap_kombu.connection import Connection
+from disheap_kombu.namespaces import Namespace
 from kombu import Producer
 
 
@@ -38,3 +42,12 @@ def test_an_error_in_the_block_ends_the_gathering(channel, driver, producer):
 def test_a_channel_names_its_cluster_and_its_group(channel, driver):
     driver.welcome = None
     assert channel.cluster == ("", driver.url.group)
+
+
+def test_what_is_gathered_has_the_names_of_the_virtual_host(driver):
+    connection = Connection(driver, SimpleNamespace(declared_entities=set()), namespace=Namespace("shop"))
+    channel = connection.channel()
+    with channel.gather() as commands:
+        Producer(channel).publish({"a": 1}, routing_key="q")
+    assert commands[0].routing_key == "shop/q"
+    connection.close()
