@@ -98,6 +98,16 @@ class _Signals:
             self._pool.note_end(task_id)
 
 
+def has_worker() -> bool:
+    """Whether a Celery worker runs in this process."""
+    return "celery.worker.state" in sys.modules
+
+
+def revoke_here(task_id: str) -> None:
+    """Has the worker of this process treat the task as revoked. It gets the task next."""
+    sys.modules["celery.worker.state"].revoked.add(task_id)
+
+
 _signals = _Signals()
 
 

@@ -112,6 +112,8 @@ class Channel(base.StdChannel):
         if self._gathered is not None:
             self._gathered.append(self._open_connection.named_for_broker(command))
             return
+        if command.exchange.endswith(REMOTE_CONTROL):
+            self._open_connection.mark_revoked(message)
         if message.properties.get("delivery_mode") == TRANSIENT or command.exchange.endswith(REMOTE_CONTROL):
             self._open_connection.send_transient(command)
             return

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from itertools import count
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import NotFound, RecoverableConnectionError
 from msgspec import structs
@@ -20,13 +20,20 @@ from disheap.client.io import forked
 from disheap.client.io.blocking_driver import BlockingClient
 from disheap.errors import ConnectionLost, DisheapError, RequestTimeout
 from disheap.protocol import broker
+from disheap_kombu.celery_pool import has_worker, revoke_here
 from disheap_kombu.channel import Channel
 from disheap_kombu.declarations import Declarations
 from disheap_kombu.failures import BatchTooLarge, QueueFull, translated
 from disheap_kombu.namespaces import Namespace
 from disheap_kombu.publishing.unconfirmed import Unconfirmed, suspend
 from disheap_kombu.reading.events import SessionEvents
+from disheap_kombu.revocations import KEPT_MS, LOOKED_UP_AT_ONCE, Lookups, revoked_by
 from disheap_kombu.subscription import Subscription
+
+if TYPE_CHECKING:
+    from kombu.message import Message
+
+    from disheap_kombu.publishing.messages import Outgoing
 
 RECONNECT_S = 0.5
 """The longest time that a transient publish spends on a lost connection. It is enough if a node can be reached."""
@@ -57,6 +64,7 @@ class Connection(SessionEvents):
         self.client = owner  # kombu's name
         self.priority_sign = priority_sign
         self._namespace = namespace or Namespace()
+        self._lookups = Lookups(self._namespace.name)
         self._session = client.session_id  # in which kombu declares what it then takes for granted
         self._channels: dict[int, Channel] = {}
         self._channel_ids = count(1)
@@ -237,6 +245,12 @@ class Connection(SessionEvents):
                 "the message found no queue, and what was declared before the session lapsed may be gone: declare again"
             ) from error
 
+    def mark_revoked(self, message: Outgoing) -> None:
+        """Marks the tasks that a broadcast of remote control revokes. Returns when the marks are on the disks of a
+        majority, one after the other. Raises kombu's errors; then nobody was told of the revoke."""
+        for key in revoked_by(message, self._namespace.name):
+            self.call(broker.SetValue(key, b"", KEPT_MS))
+
     def send_transient(self, command: broker.Publish) -> None:
         """Publishes at most once, and does not wait for the answer unless the message is large. Without a connection
         the message is kept for a while. The oldest are dropped when there are too many."""
@@ -260,6 +274,23 @@ class Connection(SessionEvents):
             self.driver.connect(RECONNECT_S)
 
     # --- consumers ---
+
+    def _before_callback(self, push: broker.Deliver, message: Message) -> None:
+        """Looks up whether a task was revoked while it waited, together with others that wait here."""
+        if not has_worker() or not self._lookups.concerns(push, message.headers):
+            return
+        is_revoked = self._lookups.take(push)
+        if is_revoked is None:
+            query, keys = self._lookups.query((push, *self._deliveries.demand.first(LOOKED_UP_AT_ONCE)))
+            try:
+                with self._lock:
+                    reply = self.driver.query(query, self._limit_s(None))
+            except DisheapError as error:
+                raise translated(error) from error
+            self._lookups.learn(keys, reply)
+            is_revoked = self._lookups.take(push)
+        if is_revoked:
+            revoke_here(message.headers["id"])
 
     def subscribe(self, command: broker.Subscribe, subscription: Subscription) -> None:
         """Starts a consumer, and remembers the subscription for its deliveries."""

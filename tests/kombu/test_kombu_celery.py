@@ -148,6 +148,18 @@ def test_a_retry_with_a_countdown_waits_in_the_broker_and_keeps_its_priority(nod
         assert datetime.fromisoformat(ran["eta"]).timestamp() <= ran["at_s"] and ran["at_s"] >= before["at_s"] + 1
 
 
+def test_a_task_that_is_revoked_while_no_worker_runs_is_not_run(node, run, trace):
+    """By its id, and by a stamp. Both wait in the broker."""
+    publish(node, append, trace, "revoked", countdown=8, task_id="r1")
+    publish(node, append, trace, "stamped", countdown=8, stamped_headers=["order"], order="o7")
+    publish(node, append, trace, "wanted", countdown=8)
+    command(node.url, "control", "revoke", "r1")
+    command(node.url, "control", "revoke_by_stamped_headers", "order=o7")
+    worker = run(node, "-n", "w1@here", "-c", "1")
+    wait_until(lambda: worker.log_text().count("Discarding revoked task") == 2, "both are discarded")
+    wait_until(lambda: trace() == ["wanted"] and not delayed(node, "celery"), "the other one has run")
+
+
 def test_a_killed_worker_starts_again_under_its_name_at_once(node, run, trace):
     first = run(node, "-n", "w1@here")
     first.wait_ready()

@@ -30,6 +30,8 @@ from disheap_kombu.reading.keepalive import Keepalive
 from disheap_kombu.reading.waker import Waker
 
 if TYPE_CHECKING:
+    from kombu.message import Message
+
     from disheap_kombu.reading.eventloop import HubAdapter
 
 ACK_BATCH = 64
@@ -197,6 +199,7 @@ class SessionEvents:
             subscription = self._deliveries.get(push.consumer)
             if subscription is not None:
                 message = subscription.receive(push)
+                self._before_callback(push, message)
                 self._settle_demand()  # before the callback, which may work for long
                 try:
                     subscription.callback(message)
@@ -211,6 +214,9 @@ class SessionEvents:
                 subscription.ended(push.reason)
         elif type(push) is SessionLost:
             self._raise_session_lost()
+
+    def _before_callback(self, push: broker.Deliver, message: Message) -> None:
+        """Finds out what has to be known of a message before its callback gets it. Here nothing."""
 
     def _raise_session_lost(self) -> None:
         self.collect()

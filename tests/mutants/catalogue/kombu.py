@@ -415,4 +415,31 @@ MUTANTS = (
         ("tests/cli/test_cli_migrate.py::test_a_command_that_is_killed_loses_nothing",),
         simulated=False,
     ),
+    Mutant(
+        "revoke-is-forgotten-by-the-broker",
+        "a task that waits in the broker for a day runs although it was revoked",
+        (
+            Patch(
+                "disheap_kombu:Channel.basic_publish",
+                "            self._open_connection.mark_revoked(message)\n",
+                "            pass\n",
+            ),
+        ),
+        ("tests/kombu/test_kombu_revocations.py::test_a_broadcast_is_sent_when_its_marks_are_on_disk",),
+        simulated=False,
+    ),
+    Mutant(
+        "mark-of-a-revoke-is-not-read",
+        "the broker remembers a revoke, and nobody asks it",
+        (Patch("disheap_kombu:Connection._before_callback", "if is_revoked:", "if False:"),),
+        ("tests/kombu/test_kombu_revocations.py::test_the_worker_learns_of_a_mark_before_it_gets_the_task",),
+        simulated=False,
+    ),
+    Mutant(
+        "revoke-for-one-worker-holds-for-all",
+        "a task that one worker has to leave alone is run by none",
+        (Patch("disheap_kombu:revoked_by", "if destination:", "if False:"),),
+        ("tests/kombu/test_kombu_revocations.py::test_what_is_no_revoke_for_all_leaves_none",),
+        simulated=False,
+    ),
 )
