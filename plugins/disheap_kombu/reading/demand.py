@@ -141,7 +141,7 @@ class Demand:
         return pool is None or pool.free_slots() > 0
 
     def first(self, number: int) -> list[broker.Deliver]:
-        """So many of the messages, the most urgent first. They go on waiting."""
+        """Returns so many of the messages, the most urgent first. They go on waiting."""
         with self._lock:
             return [entry[-1] for entry in self._waiting[: -number - 1 : -1]]
 
