@@ -166,7 +166,7 @@ def list_exchanges(state: State, session: int, query: ListExchanges) -> bytes:
 
 
 def _waiting(topic: Topic, query: Peek) -> Iterator[PeekedMessage]:
-    for message in topic.ready.smallest(query.count):
+    for message in topic.ready.smallest(query.count) if query.ready else ():
         yield _peeked(topic, message, "ready")
     if query.delayed:
         for due_ms, message in topic.delayed.values():

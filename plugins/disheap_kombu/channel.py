@@ -219,6 +219,32 @@ class Channel(base.StdChannel):
         push = self._open_connection.pop(broker.Pop(queue, 1, 0, 0, bool(no_ack)))
         return None if push is None else self.incoming(push, None)
 
+    def delayed(self, queue: str, number: int) -> list[broker.PeekedMessage]:
+        """At most so many messages that wait for their time, 1 to 1000, in the order of publication. Nothing changes.
+        404 for an unknown queue."""
+        found: list[broker.PeekedMessage] = self._open_connection.query(
+            broker.Peek(queue, number, delayed=True, ready=False)
+        ).messages
+        return found
+
+    def delayed_total(self, queue: str) -> int:
+        """How many messages of a queue wait for their time. 404 for an unknown queue."""
+        total: int = self._open_connection.query(broker.DescribeTopic(queue)).delayed
+        return total
+
+    @property
+    def priority_sign(self) -> int:
+        """1 if the application's larger priorities go first, -1 if its smaller ones do."""
+        return self._open_connection.priority_sign
+
+    def headers_of(self, message: broker.PeekedMessage) -> dict[str, Any]:
+        """The headers of a message that waits; none for one that kombu did not write."""
+        return messages.decode(message.payload).headers
+
+    def revoked(self, tasks: list[dict[str, Any]]) -> list[bool]:
+        """Whether each of these tasks, by its headers, is marked as revoked in the broker."""
+        return self._open_connection.are_revoked(tasks)
+
     def incoming(self, push: broker.Deliver, consumer_tag: str | None, no_ack: bool = False) -> Message:
         """Makes a kombu message from a delivery, and gives it a delivery tag."""
         delivery_tag = next(self._tags)

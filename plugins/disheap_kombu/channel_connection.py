@@ -42,6 +42,9 @@ class ChannelConnection(Protocol):
     def publish_batch(self, commands: list[broker.Publish], timeout_s: float | None = None) -> list[int]:
         """Publishes all or none, and waits for the confirm."""
 
+    def are_revoked(self, tasks: list[dict[str, Any]]) -> list[bool]:
+        """Whether each of these tasks, by its headers, is marked as revoked."""
+
     def mark_revoked(self, message: Any) -> None:
         """Marks the tasks that a broadcast of remote control revokes."""
 

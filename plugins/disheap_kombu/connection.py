@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from itertools import count
+from itertools import chain, count, islice
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from disheap_kombu.failures import BatchTooLarge, QueueFull, translated
 from disheap_kombu.namespaces import Namespace
 from disheap_kombu.publishing.unconfirmed import Unconfirmed, suspend
 from disheap_kombu.reading.events import SessionEvents
-from disheap_kombu.revocations import KEPT_MS, LOOKED_UP_AT_ONCE, Lookups, revoked_by
+from disheap_kombu.revocations import KEPT_MS, LOOKED_UP_AT_ONCE, Lookups, keys_of, revoked_by
 from disheap_kombu.subscription import Subscription
 
 if TYPE_CHECKING:
@@ -250,6 +250,16 @@ class Connection(SessionEvents):
         majority, one after the other. Raises kombu's errors; then nobody was told of the revoke."""
         for key in revoked_by(message, self._namespace.name):
             self.call(broker.SetValue(key, b"", KEPT_MS))
+
+    def are_revoked(self, tasks: list[dict[str, Any]]) -> list[bool]:
+        """Whether each of these tasks, by its headers, is marked as revoked."""
+        keys = [keys_of(task, self._namespace.name) for task in tasks]
+        marked: set[str] = set()
+        named = iter(dict.fromkeys(chain.from_iterable(keys)))
+        while some := list(islice(named, broker.KEYS_MAX)):
+            reply = self.query(broker.GetValues(some))
+            marked |= {value.key for value in reply.values} | set(reply.left)
+        return [not marked.isdisjoint(of_task) for of_task in keys]
 
     def send_transient(self, command: broker.Publish) -> None:
         """Publishes at most once, and does not wait for the answer unless the message is large. Without a connection

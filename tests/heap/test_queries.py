@@ -60,6 +60,8 @@ def test_a_peek_shows_delayed_and_leased_messages_behind_the_ready_ones(jobs: Dr
         ("leased", 2, 0, 3),
     ]
     assert len(jobs.ask(Peek("jobs", 10)).messages) == 1
+    assert jobs.ask(Peek("jobs", 1, delayed=True, ready=False)).messages == messages[1:2]
+    assert jobs.ask(Peek("jobs", ready=False)).messages == []
     assert [bool(one.session and one.consumer) for one in messages] == [False, False, True]
 
 

@@ -148,6 +148,25 @@ def test_a_retry_with_a_countdown_waits_in_the_broker_and_keeps_its_priority(nod
         assert datetime.fromisoformat(ran["eta"]).timestamp() <= ran["at_s"] and ran["at_s"] >= before["at_s"] + 1
 
 
+def test_tasks_that_wait_for_their_eta_are_listed(node, trace):
+    """No worker runs. One of them is revoked."""
+    publish(node, append, trace, "later", countdown=7200, task_id="t2", priority=5)
+    publish(node, append, trace, "sooner", countdown=3600, task_id="t1")
+    publish(node, append, trace, "ready")
+    command(node.url, "control", "revoke", "t1")
+    rows = [json.loads(line) for line in command(node.url, "disheap", "scheduled", "--json").splitlines()]
+    assert [(row["id"], row["state"], row["priority"], row["queue"]) for row in rows] == [
+        ("t1", "revoked", 0, "celery"),
+        ("t2", "waits", 5, "celery"),
+    ]
+    assert rows[0]["task"] == "kombu_app.append" and "sooner" in rows[0]["arguments"]
+    due_s = datetime.fromisoformat(rows[1]["due"]).timestamp() - time.time()
+    assert 7100 < due_s < 7201
+    table = command(node.url, "disheap", "scheduled", "-n", "1")
+    assert "1 of 2 tasks" in table and "t2" in table and "t1" not in table
+    assert "there is no topic 'nobody'" in command(node.url, "disheap", "scheduled", "-Q", "nobody")
+
+
 def test_a_task_that_is_revoked_while_no_worker_runs_is_not_run(node, run, trace):
     """By its id, and by a stamp. Both wait in the broker."""
     publish(node, append, trace, "revoked", countdown=8, task_id="r1")

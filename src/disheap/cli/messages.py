@@ -132,17 +132,20 @@ def pop(invocation: Invocation, /, topic: str, count: int, wait: int, settle: bo
 )
 @click.option("--delayed", is_flag=True, help="Those whose time has not come, too.")
 @click.option("--leased", is_flag=True, help="Those that consumers hold, too.")
+@click.option("--ready/--no-ready", default=True, help="Those that are ready (the default), or the others alone.")
 @client_options
 @pass_invocation
-def peek(invocation: Invocation, /, topic: str, count: int, delayed: bool, leased: bool) -> int:
+def peek(invocation: Invocation, /, topic: str, count: int, delayed: bool, leased: bool, ready: bool) -> int:
     """Show the next messages of TOPIC in the order of delivery. Nothing changes.
 
     The exit code is 9 when there are none.
 
     Example: disheap peek jobs --count 3 --json
     """
+    if not (ready or delayed or leased):
+        raise click.UsageError("--no-ready alone shows nothing; add --delayed or --leased")
     with connect_broker(invocation) as client:
-        found = client.topic(topic).peek(count, delayed=delayed, leased=leased)
+        found = client.topic(topic).peek(count, delayed=delayed, leased=leased, ready=ready)
         labels = labels_of(client, (message.session for message in found if message.session))
     if invocation.json:
         emit_json({"topic": topic, "messages": [_peeked(message, labels) for message in found]})

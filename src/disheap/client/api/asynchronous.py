@@ -389,10 +389,12 @@ class Topic:
         command = broker.Subscribe(self.name, credit, credit_bytes, no_ack, lease_ms, exclusive, credit_group)
         return Consumer(self._driver, command, idle_s)
 
-    async def peek(self, count: int = 1, *, delayed: bool = False, leased: bool = False) -> list[broker.PeekedMessage]:
-        """What would be delivered next, up to 1000; then, where asked for, what is delayed and what is leased. Nothing
-        changes. Raises `TopicNotFound`."""
-        answer = await self._driver.query(broker.Peek(self.name, count, delayed, leased))
+    async def peek(
+        self, count: int = 1, *, delayed: bool = False, leased: bool = False, ready: bool = True
+    ) -> list[broker.PeekedMessage]:
+        """What would be delivered next, up to 1000; then, where asked for, what is delayed and what is leased. Without
+        `ready`, these alone. Nothing changes. Raises `TopicNotFound`."""
+        answer = await self._driver.query(broker.Peek(self.name, count, delayed, leased, ready))
         messages: list[broker.PeekedMessage] = answer.messages
         return messages
 

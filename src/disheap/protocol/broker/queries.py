@@ -11,13 +11,14 @@ from disheap.protocol.broker.fields import HOLDERS_MAX, PAGE_ROWS, PARTS_PAGE, K
 
 
 class Peek(Record, tag=128, frozen=True):
-    """The next `count` ready messages of a topic, 1 to 1000, in the order of delivery. `delayed` and `leased` ask for
-    those as well, after the ready ones. Nothing changes. Answer: `Peeked`."""
+    """The next `count` messages of a topic, 1 to 1000: the ready ones in the order of delivery, then the delayed and
+    the leased ones, each of them if it is asked for. Nothing changes. Answer: `Peeked`."""
 
     topic: str
     count: Annotated[int, Meta(ge=1, le=1000)] = 1
     delayed: bool = False
     leased: bool = False
+    ready: bool = True
 
 
 class DescribeTopic(Record, tag=129, frozen=True):

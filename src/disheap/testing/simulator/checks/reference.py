@@ -412,7 +412,7 @@ class Reference:
         )  # fmt: skip
 
     def _peek(self, query: broker.Peek) -> broker.Reply:
-        ready = self.model.ready(self._topic(query.topic))[: query.count]
+        ready = self.model.ready(self._topic(query.topic))[: query.count] if query.ready else []
         return broker.Peeked(
             [
                 broker.PeekedMessage(
