@@ -59,7 +59,10 @@ class DisheapBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):  # type: igno
             self.expires if failure_expires is None else self.prepare_expires(failure_expires, type=int)
         )
         given = self.app.conf.get("result_backend_transport_options") or {}
-        self._url = options.results_url(url or "disheap://", given)
+        self._url, virtual_host = options.results_url(url or "disheap://", given)
+        if virtual_host:
+            for kind in ("task_keyprefix", "group_keyprefix", "chord_keyprefix"):
+                setattr(self, kind, f"{virtual_host}/{getattr(self, kind)}")
         self.results = results.shared(self._url)
         self._completing = threading.local()
         self.result_consumer = ResultConsumer(

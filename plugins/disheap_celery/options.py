@@ -19,8 +19,10 @@ LABEL_CHARACTERS = 255
 """The most that a node takes."""
 
 
-def results_url(text: str, options: dict[str, Any]) -> BrokerUrl:
-    """The URL of the backend, with the options of the application, and a label. Raises `UrlError`."""
+def results_url(text: str, options: dict[str, Any]) -> tuple[BrokerUrl, str]:
+    """The URL of the backend, with the options of the application, and a label. Then the virtual host, or "". Raises
+    `UrlError`."""
+    text, virtual_host = urls.without_path(text)
     first, separator, others = text.partition(";")
     named = dict(parse_qsl(first.partition("?")[2], keep_blank_values=True))
     known = (*urls.PARAMETERS, *urls.TLS_KEYS)
@@ -32,7 +34,7 @@ def results_url(text: str, options: dict[str, Any]) -> BrokerUrl:
     if more:
         first = f"{first}{'&' if '?' in first else '?'}{more}"
     url = urls.parse(first + separator + others)
-    return url if url.label else replace(url, label=default_label())
+    return (url if url.label else replace(url, label=default_label())), virtual_host
 
 
 def default_label() -> str:

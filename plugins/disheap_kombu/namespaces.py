@@ -9,11 +9,9 @@ routing keys stay as they are, except that the default exchange's routing key is
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import unquote
 
 from msgspec import structs
 
-from disheap.errors import UrlError
 from disheap.protocol import broker
 
 NAMES: dict[type, tuple[str, ...]] = {
@@ -34,7 +32,6 @@ NAMES: dict[type, tuple[str, ...]] = {
 }
 """The fields of commands and queries that are names. `Publish` and `Batch` are treated by themselves."""
 SEPARATOR = "/"
-LENGTH_MAX = 64
 
 
 class Namespace:
@@ -67,25 +64,3 @@ class Namespace:
             exchanges = [(name.removeprefix(self._prefix), kind) for name, kind in reply.exchanges]
             return structs.replace(reply, exchanges=exchanges)
         return reply
-
-
-def split(url: str, other: str = "") -> tuple[str, Namespace]:
-    """A broker URL without its path, and the namespace that the path names. `other` counts if there is no path. The
-    alternates of a URL name the same one, or none. Raises `UrlError`."""
-    names, parts = [], []
-    for part in url.split(";"):
-        rest, mark, query = part.partition("?")
-        start = rest.find("://") + 3 if "://" in rest else 0
-        hosts, _, path = rest[start:].partition("/")
-        names.append(unquote(path).strip("/"))
-        parts.append(f"{rest[:start]}{hosts}{mark}{query}")
-    given = {name for name in names if name} or {other.strip("/")}
-    if len(given) > 1:
-        raise UrlError(f"{url}: the alternates name the virtual hosts {', '.join(sorted(given))}; name one")
-    (name,) = given
-    if SEPARATOR in name or len(name) > LENGTH_MAX or not name.isprintable():
-        raise UrlError(
-            f"{url}: {name!r} is no name of a virtual host. It has at most {LENGTH_MAX} printable characters, and no "
-            f"{SEPARATOR}"
-        )
-    return ";".join(parts), Namespace(name)

@@ -15,7 +15,6 @@ from kombu.connection import Connection as KombuConnection
 
 from disheap.client.core import url as urls
 from disheap.errors import UrlError
-from disheap_kombu import namespaces
 
 _last_nodes: weakref.WeakKeyDictionary[Any, tuple[Any, str]] = weakref.WeakKeyDictionary()
 """For kombu connections: the URL and the node that took the last session."""
@@ -49,7 +48,7 @@ def port_of(owner: Any) -> int | None:
     host's, until another URL is set."""
     hostname = vars(owner).get("hostname") or ""
     try:
-        addresses = urls.parse(namespaces.split(hostname)[0]).addresses
+        addresses = urls.parse(urls.without_path(hostname)[0]).addresses
     except UrlError:
         return None
     noted_for, noted = _last_nodes.get(owner, ("", ""))

@@ -20,11 +20,12 @@ from disheap.client.core import url as urls
 from disheap.client.io.blocking_driver import BlockingClient
 from disheap.errors import DisheapError
 from disheap.protocol.broker import EXCHANGE_KINDS
-from disheap_kombu import failures, namespaces, node_address
+from disheap_kombu import failures, node_address
 from disheap_kombu.celery_pool import watch_worker
 from disheap_kombu.channel import Channel
 from disheap_kombu.connection import Connection
 from disheap_kombu.labels import default_label
+from disheap_kombu.namespaces import Namespace
 from disheap_kombu.options import broker_url, holds_back_tasks, priority_sign
 from disheap_kombu.publishing.delays import restore_eta
 from disheap_kombu.publishing.unconfirmed import resume, suspend
@@ -70,7 +71,7 @@ class Transport(base.Transport):
         """Waits for a session at the leader, at most `connect_timeout` (Celery: `broker_connection_timeout`)."""
         owner = self.client
         owner.cycle = None  # the alternates are seeds of the one client, and it finds the leader itself
-        text, namespace = namespaces.split(broker_url(owner, self.scheme), getattr(owner, "virtual_host", "") or "")
+        text, name = urls.without_path(broker_url(owner, self.scheme), getattr(owner, "virtual_host", "") or "")
         url = urls.parse(text)
         options = owner.transport_options or {}
         sign, holds_back = priority_sign(options), holds_back_tasks(options)
@@ -88,7 +89,7 @@ class Transport(base.Transport):
             raise failures.translated(error) from error
         node_address.note_node(owner, client.address)
         client.take_pushes()  # a client that was kept may say here that its session has lapsed; nobody consumes yet
-        return Connection(client, owner, kept.unconfirmed if kept else None, sign, holds_back, namespace)
+        return Connection(client, owner, kept.unconfirmed if kept else None, sign, holds_back, Namespace(name))
 
     def close_connection(self, connection: Connection) -> None:
         """Ends the connection and its session."""

@@ -459,20 +459,23 @@ def test_a_chord_whose_tasks_go_through_another_broker_is_left_to_celery(node):
 
 
 def test_options_and_urls_name_the_same_things():
-    url = results_url("disheap://a,b?timeout_s=3", {"timeout_s": 9, "group": 2, "global_keyprefix": "x", "label": None})
+    url, _ = results_url(
+        "disheap://a,b?timeout_s=3", {"timeout_s": 9, "group": 2, "global_keyprefix": "x", "label": None}
+    )
     assert (url.addresses, url.timeout_s, url.group) == (("a:8400", "b:8400"), 3, 2)
     assert url.label.startswith("celery results ")
-    assert results_url("disheaps://a;disheaps://b?label=mine", {"cafile": "c"}).transport_table == {"cafile": "c"}
+    assert results_url("disheaps://a;disheaps://b?label=mine", {"cafile": "c"})[0].transport_table == {"cafile": "c"}
     with pytest.raises(UrlError):
         results_url("disheap://a?nonsense=1", {})
 
 
-def test_a_prefix_keeps_two_applications_apart(node, task_id):
-    apps = [Celery("one", backend=node.url), Celery("two", backend=node.url)]
+def test_a_prefix_and_a_virtual_host_keep_applications_apart(node, task_id):
+    apps = [Celery(name, backend=node.url) for name in ("one", "two")]
     apps[1].conf.result_backend_transport_options = {"global_keyprefix": "two"}
+    apps.append(Celery("three", backend=f"{node.url}/three"))
     for place, app in enumerate(apps):
         app.backend.mark_as_done(task_id, place)
-    assert [app.AsyncResult(task_id).get(timeout=5) for app in apps] == [0, 1]
+    assert [app.AsyncResult(task_id).get(timeout=5) for app in apps] == [0, 1, 2]
 
 
 def test_every_application_with_this_backend_has_the_task():

@@ -6,6 +6,8 @@ end up in logs.
     url    = one *( ";" one )            alternates, as kombu spells them: all hosts are one cluster's
     one    = scheme "://" [ hosts ] [ "/" ] [ "?" parameters ]
     hosts  = host [ ":" port ] *( "," host [ ":" port ] )         "" is localhost; IPv6 in brackets
+
+A path after the hosts names a virtual host, which kombu and Celery have: `without_path` takes it off.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from disheap.errors import UrlError
 from disheap.protocol.handshake import ANONYMOUS, GROUP_MAX, Hello
@@ -24,6 +26,7 @@ DEFAULT_PORT = 8400
 DEFAULT_HOST = "localhost"
 HOSTS_MAX = 64
 """Hosts in one URL; a cluster has a handful, and each is tried in turn."""
+VIRTUAL_HOST_CHARACTERS = 64
 SCHEMES = {"disheap": "tcp", "disheaps": "tls"}
 TLS_KEYS = ("cafile", "certfile", "keyfile", "server_name")
 PLUGIN_PREFIX = "transport."
@@ -100,6 +103,28 @@ def hello_of(url: BrokerUrl, client: str) -> Hello:
     return Hello(
         group=url.group, client=client, client_version=__version__, mechanism=url.mechanism, follows_members=True
     )
+
+
+def without_path(text: str, other: str = "") -> tuple[str, str]:
+    """A broker URL without its path, and the virtual host that the path names, "" for none. `other` counts if there is
+    no path. The alternates of a URL name the same one, or none. Raises `UrlError`."""
+    names, parts = [], []
+    for part in text.split(";"):
+        rest, mark, query = part.partition("?")
+        start = rest.find("://") + 3 if "://" in rest else 0
+        hosts, _, path = rest[start:].partition("/")
+        names.append(unquote(path).strip("/"))
+        parts.append(f"{rest[:start]}{hosts}{mark}{query}")
+    given = {name for name in names if name} or {other.strip("/")}
+    if len(given) > 1:
+        raise UrlError(f"{redact(text)}: the alternates name the virtual hosts {', '.join(sorted(given))}; name one")
+    (name,) = given
+    if "/" in name or len(name) > VIRTUAL_HOST_CHARACTERS or not name.isprintable():
+        raise UrlError(
+            f"{redact(text)}: {name!r} is no name of a virtual host. It has at most {VIRTUAL_HOST_CHARACTERS} "
+            "printable characters, and no /"
+        )
+    return ";".join(parts), name
 
 
 def redact(text: str) -> str:
