@@ -11,8 +11,8 @@ from disheap.protocol.broker.fields import HOLDERS_MAX, PAGE_ROWS, PARTS_PAGE, K
 
 
 class Peek(Record, tag=128, frozen=True):
-    """The next `count` messages of a topic, 1 to 1000: the ready ones in the order of delivery, then the delayed and
-    the leased ones, each of them if it is asked for. Nothing changes. Answer: `Peeked`."""
+    """The next `count` messages of a topic, 1 to 1000. First come the ready ones, in the order of delivery. Then come
+    the delayed and the leased ones. Each kind comes if it is asked for. Nothing changes. Answer: `Peeked`."""
 
     topic: str
     count: Annotated[int, Meta(ge=1, le=1000)] = 1
