@@ -33,7 +33,7 @@ NEED_HEAP = {
 NEED_NONE = {
     "demo", "dev", "serve", "status", "transfer", "session end", "session ls", "plugins", "secret new", "backup",
     "restore", "verify", "recover", "cluster transfer", "node ls", "node join", "node leave", "node promote",
-    "node demote", "node replace", "node rm",
+    "node demote", "node replace", "node rm", "migrate",
 }  # fmt: skip
 
 
