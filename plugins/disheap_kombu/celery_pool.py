@@ -59,6 +59,8 @@ class WorkerPool:
         """The tasks that the pool has, without those that have ended. After a lost connection some releases of Celery
         forget what is reserved, but not what is active."""
         reserved, active = self._state.reserved_requests, self._state.active_requests
+        if not self._ended:  # always so under prefork
+            return max(len(reserved), len(active))
         while True:
             sizes = len(reserved), len(active)
             ended = list(self._ended)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from amqp.exceptions import RecoverableConnectionError
@@ -14,6 +16,7 @@ from kombu_fakes import FakeDriver, delivery
 from disheap.client.core.broker_session import SessionLost
 from disheap.protocol import broker
 from disheap_kombu.connection import Connection
+from disheap_kombu.reading import demand
 from disheap_kombu.reading.eventloop import HubAdapter
 
 SOON_S = 0.5  # well below the second that the hub sleeps when nobody wakes it
@@ -180,3 +183,32 @@ def test_the_solo_pools_thread_keeps_the_session_while_a_task_runs(connection, d
     assert turn(hub, lambda: got)
     connection.close()
     hub.close()
+
+
+def test_a_slot_that_a_result_frees_is_used_at_the_beginning_of_the_next_turn(connection, driver, channel, hub):
+    """Without another poll: the pool writes the message in the same turn."""
+    running, seen = [], []
+    near, far = socket.socketpair()
+
+    def take_result():
+        near.recv(1)
+        running.clear()
+        seen.clear()
+
+    demand.use_pool(
+        SimpleNamespace(keeps_buffer=True, takes_from=lambda one: one is channel, free_slots=lambda: 1 - len(running))
+    )
+    try:
+        channel.basic_consume("q", consumer_tag="c", callback=running.append)
+        driver.receive(delivery(1, 1), delivery(1, 2))
+        assert turn(hub, lambda: running)
+        hub.on_tick.add(lambda: seen.append(len(running)))
+        hub.add_reader(near, take_result)
+        far.send(b"x")
+        assert turn(hub, lambda: seen and not connection._deliveries.demand, limit_s=5)  # then the poll has nothing
+        assert seen[0] == 1
+    finally:
+        demand.use_pool(None)
+        hub.remove_reader(near)
+        near.close()
+        far.close()

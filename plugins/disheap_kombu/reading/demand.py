@@ -179,11 +179,13 @@ class Demand:
         excess = channel.unacked + len(self._waiting) - (channel.credit if limit is None else limit)
         if excess < 0:
             return NOTHING  # the broker sends more by itself
+        if not excess and self._waiting[0][0] == self._asked:
+            return NOTHING  # nearly always
         with self._lock:
             given_back = [entry[-1] for entry in self._waiting[:excess]]
             del self._waiting[:excess]
         commands: list[broker.Command] = []
-        if len(self._waiting) > self._free_slots() and self._waiting[0][0] != self._asked:
+        if self._waiting and self._waiting[0][0] != self._asked and len(self._waiting) > self._free_slots():
             self._asked = self._waiting[0][0]
             commands = [broker.Overtake(group, self._asked) for group in channel.credit_groups()]
         return Settlement(commands, [(push.id, push.epoch) for push in given_back])

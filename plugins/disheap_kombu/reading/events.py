@@ -190,6 +190,11 @@ class SessionEvents:
         return len(self._deliveries) > 0 or self.driver.pending_pushes()
 
     @property
+    def is_holding_back(self) -> bool:
+        """Whether messages wait for a pool."""
+        return len(self._deliveries.demand) > 0
+
+    @property
     def unsent(self) -> bool:
         """Whether acks wait to be sent, or a credit that has changed."""
         return self._outbox.acks > 0 or self._deliveries.demand.has_other_credit
