@@ -50,7 +50,7 @@ MUTANTS: tuple[Mutant, ...] = (
                 "            self._asked = None  # it may be the one that was asked for\n",
                 "            pass\n",
             ),
-            Patch("disheap_kombu:Demand.settle", "self._waiting[0][0] != self._asked:", "self._asked is None:"),
+            Patch("disheap_kombu:Demand.settle", "self._waiting[0][0] != self._asked and", "self._asked is None and"),
         ),
         (DEMAND + "test_what_overtakes_sends_the_least_urgent_message_back",),
         simulated=False,
