@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from celery import Celery
-from celery.contrib.testing.worker import start_worker
-from kombu_cluster import NodeProcess
+from kombu_app import app, append
+from kombu_cluster import NodeProcess, Worker, command, wait_until
 
 import kombu
 from disheap.client.core.url import without_path
@@ -106,21 +105,20 @@ def test_queues_and_exchanges_of_one_name_do_not_meet(url):
         assert shop.as_uri().endswith("/shop")
 
 
-def test_a_worker_serves_its_own_application_only(url):
+def test_a_worker_serves_its_own_virtual_host_only(url, tmp_path):
     """Tasks, remote control and its replies."""
-    shop, mail = applications = [
-        Celery(name, broker=f"{url}/{name}", backend="rpc://", set_as_current=False) for name in ("shop", "mail")
-    ]
-    for app in applications:
-
-        @app.task(name="who", bind=True, shared=False)
-        def who(self):
-            return self.app.main
-
-    with start_worker(shop, perform_ping_check=False, hostname="w@shop"):
-        mail.send_task("who")
-        assert shop.send_task("who").get(timeout=20) == "shop"
-        assert [list(reply) for reply in shop.control.ping(timeout=2)] == [["w@shop"]]
-        assert not mail.control.ping(timeout=0.5)
-    with kombu.Connection(f"{url}/mail") as connection:
-        assert connection.default_channel.queue_declare("celery", passive=True).message_count == 1
+    trace = tmp_path / "trace"
+    trace.touch()
+    worker = Worker(f"{url}/shop", tmp_path / "worker.log", "-n", "w1@here")
+    try:
+        worker.wait_ready()
+        for name in ("mail", "shop"):
+            with app.connection_for_write(f"{url}/{name}") as connection:
+                append.apply_async((str(trace), name), connection=connection)
+        wait_until(lambda: trace.read_text().split() == ["shop"], "the worker runs its own task")
+        assert "pong" in command(f"{url}/shop", "inspect", "--timeout", "10", "--destination", "w1@here", "ping")
+        assert "No nodes replied" in command(f"{url}/mail", "inspect", "ping")
+        with kombu.Connection(f"{url}/mail") as connection:
+            assert connection.default_channel.queue_declare("celery", passive=True).message_count == 1
+    finally:
+        worker.kill()
