@@ -252,7 +252,7 @@ def test_a_participant_asks_and_asks_again_only_after_a_confirmation() -> None:
     participant.wait(INQUIRE_AFTER_MS - 1)
     assert sent(participant, COORDINATOR) == []
     participant.wait(1)
-    participant.wait(INQUIRE_AFTER_MS)
+    participant.wait(3 * INQUIRE_AFTER_MS)  # beyond the pause before the next question, which is twice as long
     assert sent(participant, COORDINATOR) == [Inquiry("tx", 1)]
     participant.do(Confirm(COORDINATOR, 1), session=0)
     participant.wait(4 * INQUIRE_AFTER_MS)
