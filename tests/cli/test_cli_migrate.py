@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -174,6 +175,20 @@ def test_a_queue_that_is_not_there_is_named_before_anything_moves(source: str, u
     fill(source, queue, 1)
     ended = migrate(source, url, queue, "--queue", "nobody")
     assert ended.code == 2 and "has no queue 'nobody'" in ended.err and len(waiting(source, queue)) == 1
+
+
+def test_a_source_that_fails_on_the_way_is_named(
+    source: str, url: str, queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise ConnectionResetError("reset by peer")
+
+    fill(source, queue, 1)
+    monkeypatch.setattr(ChannelSource, "take", lost)
+    ended = migrate(source, url, queue)
+    port = source.rpartition(":")[2]
+    assert ended.code == 5 and "repeat the command to go on" in ended.err
+    assert re.search(rf"the source disheap://\S+:{port} failed: reset by peer", ended.err)
 
 
 class Busy(ChannelSource):

@@ -82,7 +82,7 @@ def migrate(
         raise ConfigError(f"--to {target_url!r} is no URL of disheap; give disheap://HOST or disheaps://HOST")
     is_redis = source_url.partition(":")[0] in REDIS_SCHEMES
     order = priority_order or ("redis" if is_redis else "amqp")
-    with interruptible(), _connected(source_url, "source", from_options) as source:
+    with interruptible(), _connected(source_url, "source", from_options) as source, _naming_source(source):
         sources = {queue: _source(source, queue, is_redis, unacked) for queue in dict.fromkeys(queues)}
         waiting = {queue: one.count() for queue, one in sources.items()}
         if dry_run:
@@ -154,14 +154,20 @@ def _connected(url: str, what: str, options: dict[str, Any]) -> Iterator[Any]:
             f"the {what}'s URL cannot be used: {error}. Write it as Celery's broker_url; for Redis install redis (pip "
             "install redis)"
         ) from error
-    try:
+    with connection:
         yield connection
-    except lost as error:
+
+
+@contextmanager
+def _naming_source(connection: Any) -> Iterator[None]:
+    """Raises `MigrationStopped` for what the source raises. `moving.Target` tells its own errors."""
+    try:
+        yield
+    except (*connection.connection_errors, *connection.channel_errors, OSError) as error:
         raise MigrationStopped(
-            f"the {what} {shown} failed: {error}. What was moved is at the target; repeat the command to go on"
+            f"the source {connection.as_uri()} failed: {error}. What was moved is at the target; repeat the command to "
+            "go on"
         ) from error
-    finally:
-        connection.release()
 
 
 def _tell(invocation: Invocation, rows: dict[str, dict[str, int]]) -> None:
