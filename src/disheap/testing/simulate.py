@@ -73,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--move-all",
         action=argparse.BooleanOptionalAction,
-        default=False,
-        help="all members of a static list move at once",
+        default=None,
+        help="all members of a static list move at once, again and again; without it in a share of the runs",
     )
     parser.add_argument(
         "--change-releases",

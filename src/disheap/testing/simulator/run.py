@@ -39,7 +39,7 @@ STRANGER_SEED, STRANGER_SHARE = 0x57A26E2, 0.6
 """A stranger comes in this share of the runs. Its draws are its own, so the other runs are as they would be without."""
 CHANGES_SEED, CHANGES_PACE_S = 0x3E3BE25, (2.0, 5.0, 12.0)
 """The seed and the pace of changes of members. They draw from a generator of their own, too."""
-MOVES_SEED = 0x50A110E
+MOVES_SEED, MOVES_SHARE = 0x50A110E, 0.25
 """The seed of moves of all members at once. They draw from a generator of their own, too."""
 FOUNDED_SHARE = 0.25
 """In so many of the runs one node founds the cluster, and the others join it. In half of these it asks them first."""
@@ -70,7 +70,7 @@ class Plan(msgspec.Struct, frozen=True):
     nodes: int = 0  # 0: the seed says how many
     groups: int = 1  # or 3, see `MACHINES`
     members_change: bool = True  # while the run lasts
-    all_move: bool = False  # the members of a static list, at once
+    all_move: bool | None = False  # the members of a static list, at once; None: in a share of the runs
     releases_change: bool = False  # likewise, in a share of the runs
     keep_trace: bool = False
 
@@ -141,8 +141,10 @@ class Run:
         self.upgrades = Upgrades(self.cluster, self.injector, own, pace_s) if has_upgrades else None
         self.injector.changes_votes = self.changes is None
         self.injector.leader_promotes = self.changes is not None
+        is_in_share = Rng(plan.seed ^ MOVES_SEED).chance(MOVES_SHARE)
         moves_rng = Rng(plan.seed ^ MOVES_SEED)
-        self.moves = StaticMoves(self.cluster, self.injector, moves_rng) if plan.all_move else None
+        all_move = is_in_share if plan.all_move is None else plan.all_move
+        self.moves = StaticMoves(self.cluster, self.injector, moves_rng) if all_move else None
         own = Rng(plan.seed ^ STRANGER_SEED)
         is_there = own.chance(STRANGER_SHARE)
         self.batches = GroupBatches(self.cluster, Rng(plan.seed ^ BATCHES_SEED), HEAPS) if plan.groups > 1 else None

@@ -12,6 +12,7 @@ import asyncio
 import msgspec
 
 from disheap.config.node_config import MemberConfig, NodeConfig
+from disheap.runtime.membership.directory import record_of
 from disheap.testing.simulator.cluster.cluster import Cluster
 from disheap.testing.simulator.cluster.hosts import Host
 from disheap.testing.simulator.faults.actions import FaultActions
@@ -43,11 +44,24 @@ class StaticMoves:
         """A list counts before the first start only, so every node has to know the members by itself."""
         listed = self._listed()
         is_proved = bool(self._cluster.first_config.cluster_secret)
-        return is_proved and len(listed) > 1 and self._actions.have_started() and all(map(self._is_certain, listed))
+        are_certain = self._actions.have_started() and all(map(self._is_certain, listed))
+        return (
+            is_proved and len(listed) > 1 and are_certain and all(self._is_found(one, listed) for one in self._joined())
+        )
 
     def _listed(self) -> list[Host]:
         """Members with a static list. Nodes that have joined stay where they are, and the others dial them."""
         return [host for host in self._cluster.members() if host.config.members]
+
+    def _joined(self) -> list[Host]:
+        return [host for host in self._cluster.members() if not host.config.members]
+
+    def _is_found(self, host: Host, listed: list[Host]) -> bool:
+        """Whether all nodes of the list look for it where it is. If it has just moved, too, nobody finds anybody: no
+        list says where it is, and it does not know the new list."""
+        address = host.config.peer_listen
+        logs = [one.replica(group.number).group.applied for one in listed for group in self._cluster.groups]
+        return all(address in {record_of(member).peer for member in log.membership.members} for log in logs)
 
     def _is_certain(self, host: Host) -> bool:
         """Whether each of its logs has a membership that is committed and durable. A node that has met newer members
