@@ -107,7 +107,8 @@ class Channel(base.StdChannel):
     ) -> None:
         """Returns when the message is on the disks of a majority. A transient one (`delivery_mode=1`, like
         events, and all of remote control) is sent, and never waited for. Unknown exchange: 404. Unknown outcome:
-        `PublishOutcomeUnknown`. `immediate` is refused with 540, as RabbitMQ does."""
+        `PublishOutcomeUnknown`. `immediate` is refused with 540, as RabbitMQ does. With `{"confirm": "window"}` it
+        returns at once, unless `mandatory` asks for the answer; see `publishing/window.py`."""
         message, command = self.publication(message, exchange, routing_key, immediate)
         if self._gathered is not None:
             self._gathered.append(self._open_connection.named_for_broker(command))
@@ -116,6 +117,11 @@ class Channel(base.StdChannel):
             self._open_connection.mark_revoked(message)
         if message.properties.get("delivery_mode") == TRANSIENT or command.exchange.endswith(REMOTE_CONTROL):
             self._open_connection.send_transient(command)
+            return
+        if self._open_connection.has_window and not mandatory:
+            self._open_connection.publish_in_window(
+                command, (message, exchange or "", routing_key or ""), confirm_timeout or timeout
+            )
             return
         reply = self._open_connection.publish(command, confirm_timeout or timeout)
         if mandatory and not reply.routed:

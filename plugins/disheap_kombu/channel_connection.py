@@ -39,6 +39,15 @@ class ChannelConnection(Protocol):
     def publish(self, command: broker.Publish, timeout_s: float | None = None) -> broker.Published:
         """Publishes, and waits for the confirm."""
 
+    @property
+    def has_window(self) -> bool:
+        """Whether a publish may return before its confirm."""
+
+    def publish_in_window(
+        self, command: broker.Publish, sent: tuple[Any, str, str], timeout_s: float | None = None
+    ) -> None:
+        """Publishes, and waits only while too many publishes have no confirm."""
+
     def publish_batch(self, commands: list[broker.Publish], timeout_s: float | None = None) -> list[int]:
         """Publishes all or none, and waits for the confirm."""
 

@@ -13,6 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import NotFound, RecoverableConnectionError
+from kombu.exceptions import OperationalError
 from msgspec import structs
 
 from disheap.client.core.broker_session import SessionLost
@@ -23,9 +24,10 @@ from disheap.protocol import broker
 from disheap_kombu.celery_pool import has_worker, revoke_here
 from disheap_kombu.channel import Channel
 from disheap_kombu.declarations import Declarations
-from disheap_kombu.failures import BatchTooLarge, QueueFull, translated
+from disheap_kombu.failures import BatchTooLarge, QueueFull, refusal_of_full_queues, translated
 from disheap_kombu.namespaces import Namespace
 from disheap_kombu.publishing.unconfirmed import Unconfirmed, suspend
+from disheap_kombu.publishing.window import Window
 from disheap_kombu.reading.events import SessionEvents
 from disheap_kombu.revocations import KEPT_MS, LOOKED_UP_AT_ONCE, Lookups, keys_of, revoked_by
 from disheap_kombu.subscription import Subscription
@@ -56,10 +58,12 @@ class Connection(SessionEvents):
         priority_sign: int = 1,
         holds_back: bool = True,
         namespace: Namespace | None = None,
+        window: Window | None = None,
     ) -> None:
         """`owner` is kombu's `Connection`. `unconfirmed` has the publishes under way in the client's session from
         before. `priority_sign` is -1 if the application's smaller priorities go first. `holds_back`: messages for a
-        pool of workers wait until it has a free slot. `namespace` is the virtual host."""
+        pool of workers wait until it has a free slot. `namespace` is the virtual host. With a
+        `window` a publish returns before its confirm."""
         super().__init__(client, holds_back)
         self.client = owner  # kombu's name
         self.priority_sign = priority_sign
@@ -72,6 +76,9 @@ class Connection(SessionEvents):
         self._declarations = Declarations()
         self._unconfirmed = Unconfirmed() if unconfirmed is None else unconfirmed
         self._has_sent_transient = False  # since the last query
+        self._window = window
+        if window is not None:
+            window.attach(client, self._lock)
         forked.watch(self)
 
     # --- channels ---
@@ -172,19 +179,67 @@ class Connection(SessionEvents):
         A message may find no queue although one was declared. If the session is another one by now, the broker may have
         lost the declarations (a node in memory that was restarted). The error makes kombu connect, declare and publish
         again, so the message is not lost."""
+        self._raise_failed()
         try:
             reply: broker.Published = self.call(command, timeout_s)
         except NotFound as error:
             self._raise_if_undeclared(error)
             raise
         if reply.refused:
-            raise QueueFull(
-                f"{reply.refused} of {reply.refused + reply.routed} queues are full and refused the message; "
-                "the others have it"
-            )
+            raise QueueFull(refusal_of_full_queues(reply))
         if not reply.routed and self._declarations.expects_route(command):
             self._raise_if_undeclared(None)
         return reply
+
+    @property
+    def has_window(self) -> bool:
+        """Whether a publish may return before its confirm."""
+        return self._window is not None
+
+    def publish_in_window(
+        self, command: broker.Publish, sent: tuple[Any, str, str], timeout_s: float | None = None
+    ) -> None:
+        """Publishes, and waits only while too many publishes have no confirm. `sent` is the message, its exchange and
+        its routing key. Raises what publishes before have failed with."""
+        self._check()
+        window = self._window
+        assert window is not None, "the caller asks for it"
+        try:
+            with self._lock:
+                window.raise_failed()
+                self._send_acks()
+                self._wait_leader(timeout_s)
+                declared_in = self._session if self._declarations.expects_route(command) else 0
+                limit_s = self._limit_s(timeout_s)
+                limit_s = self.driver.url.timeout_s if limit_s is None else limit_s
+                window.publish(self._namespace.inward(command), sent, declared_in, limit_s)
+                self._start_keepalive()
+        except DisheapError as error:
+            raise translated(error) from error
+        finally:
+            self._wake_waiter()
+
+    def _raise_failed(self) -> None:
+        """Raises what publishes in the window have failed with."""
+        if self._window is not None:
+            with self._lock:
+                self._window.raise_failed()
+
+    @property
+    def _is_confirming(self) -> bool:
+        """Whether publishes in the window have no confirm yet."""
+        return self._window is not None and len(self._window) > 0
+
+    def _has_something_to_lose(self) -> bool:
+        return self._is_confirming or super()._has_something_to_lose()
+
+    def keepalive_tick(self) -> bool:
+        """Sends what has no confirm to the next leader, if the program does nothing meanwhile."""
+        with self._lock:
+            if self._is_confirming and self.connected and self._hub is None and not self.driver.ready:
+                with suppress(DisheapError):
+                    self._reconnect()
+            return super().keepalive_tick()
 
     @property
     def command_bytes(self) -> int:
@@ -212,6 +267,7 @@ class Connection(SessionEvents):
                 structs.replace(one, mandatory=True) if self._declarations.expects_route(one) else one
                 for one in commands
             ]
+        self._raise_failed()
         items: list[broker.BatchItem] = [*commands]
         try:
             reply: broker.Batched = self.call(broker.Batch(items), timeout_s)
@@ -364,22 +420,47 @@ class Connection(SessionEvents):
     # --- the end ---
 
     def close(self) -> None:
-        """Ends the session. What it held goes back at once. May be called twice."""
+        """Ends the session. What it held goes back at once. May be called twice. With a window it waits for the
+        confirmations, and raises what failed when the session has ended."""
         if not self.connected:
+            self._raise_failed()
             return
         with self._lock:
             try:
                 self.flush()
+                self._wait_window()
                 self._clear()
                 self.driver.close()
             except DisheapError as error:
                 raise translated(error) from error
+        if self._window is not None:
+            self._window.lose()
+            self._raise_failed()
+
+    def _wait_window(self) -> None:
+        """What is still under way after this, or has failed, is reported at the end."""
+        if self._window is not None:
+            with suppress(OperationalError, RecoverableConnectionError):
+                self._window.wait()
+
+    def collect(self) -> None:
+        """Drops the socket. What has no confirm will get none."""
+        super().collect()
+        if self._window is not None:
+            self._window.lose()
+
+    def abort_in_child(self) -> None:
+        """After a fork. What has no confirm is the parent's."""
+        if self._window is not None:
+            self._window.forget()
+        super().abort_in_child()
 
     def suspend_or_collect(self) -> None:
         """kombu wants another connection. If publishes are without an answer, the next connection goes on with this
         session. But if the session has consumers or leases, it is left, so that others get its messages."""
         has_consumers = self._deliveries.has_consumers
-        if self.connected and self._unconfirmed and not has_consumers and not self.driver.holds_anything:
+        is_owed = self._unconfirmed or self._is_confirming
+        if self.connected and is_owed and not has_consumers and not self.driver.holds_anything:
             self._clear()
             suspend(self.client, self.driver, self._unconfirmed)
         else:

@@ -11,6 +11,7 @@ starts its consumer again.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from amqp.exceptions import (
     AccessRefused,
@@ -27,10 +28,37 @@ from amqp.exceptions import (
 from kombu.exceptions import OperationalError
 
 from disheap import errors
+from disheap.protocol import broker
 
 
 class PublishOutcomeUnknown(errors.OutcomeUnknown, OperationalError):
     """The message may or may not be in its queue. Look before publishing again."""
+
+
+class FailedPublish(NamedTuple):
+    """A message whose publish had returned before it failed. `message`, `exchange` and `routing_key` are what
+    `Channel.basic_publish` got."""
+
+    message: Any
+    exchange: str
+    routing_key: str
+    error: Exception
+    """`PublishOutcomeUnknown` if the message may be in its queue. After any other error it is not there."""
+
+
+class EarlierPublishesFailed(OperationalError):
+    """Messages that were published before, with `{"confirm": "window"}`, failed. kombu does not publish again after
+    this error. It would hide what failed. A publish that raises it has sent nothing."""
+
+    def __init__(self, failed: list[FailedPublish]) -> None:
+        """`failed` has the messages in the order of their failures."""
+        self.failed = failed
+        first = failed[0]
+        super().__init__(
+            f"{len(failed)} messages that were published before have failed, and are in `failed` of this error. The "
+            f"first one, to exchange {first.exchange!r} with routing key {first.routing_key!r}: {first.error}. If a "
+            "publish raised this, its own message was not sent"
+        )
 
 
 class BrokerUnreachable(RecoverableConnectionError, OSError):  # type: ignore[misc]
@@ -92,6 +120,13 @@ _BY_ERROR: dict[type[errors.RequestError], Callable[[str], Exception]] = {
     errors.CommandRefused: PreconditionFailed,
     errors.RequestError: RecoverableConnectionError,
 }
+
+
+def refusal_of_full_queues(reply: broker.Published) -> str:
+    """What `QueueFull` says."""
+    return (
+        f"{reply.refused} of {reply.refused + reply.routed} queues are full and refused the message; the others have it"
+    )
 
 
 def translated(error: errors.DisheapError, publishing: bool = False) -> Exception:

@@ -49,6 +49,15 @@ PREFETCHES = ("demand", "count")
 PRIORITY_ORDER = "priority_order"
 PRIORITY_SIGNS = {"amqp": 1, "redis": -1}
 """What the option `priority_order` may be. In AMQP the larger number goes first, with Redis the smaller one."""
+CONFIRM = "confirm"
+CONFIRMS = ("wait", "window")
+CONFIRM_WINDOW = "confirm_window"
+CONFIRM_WINDOW_DEFAULT = 1000
+"""It fills the time of one fsync several times over, and is no more than a program may want to publish again."""
+CONFIRM_WINDOW_MAX = 8192
+"""As many commands as a session may have under way, by default."""
+OWN_OPTIONS = (PREFETCH, PRIORITY_ORDER, CONFIRM, CONFIRM_WINDOW)
+"""What only `broker_transport_options` takes, and no URL."""
 
 
 def priority_sign(options: dict[str, Any]) -> int:
@@ -72,6 +81,29 @@ def holds_back_tasks(options: dict[str, Any]) -> bool:
             f"overtaken) or 'count' (they cannot), not {prefetch!r}"
         )
     return bool(prefetch == "demand")
+
+
+def confirm_window(options: dict[str, Any]) -> int:
+    """Returns how many messages may wait for their confirmation after their publish has returned; 0 if each publish
+    waits. Raises `ConfigError`."""
+    confirm = options.get(CONFIRM) or "wait"
+    if confirm not in CONFIRMS:
+        raise ConfigError(
+            f"broker_transport_options: {CONFIRM} is 'wait' (the default: a publish returns when it is confirmed) or "
+            f"'window' (it returns at once), not {confirm!r}"
+        )
+    limit = options.get(CONFIRM_WINDOW)
+    if limit is not None and confirm != "window":
+        raise ConfigError(
+            f"broker_transport_options: {CONFIRM_WINDOW} has no effect without {CONFIRM}: 'window'. Set both, or none"
+        )
+    limit = CONFIRM_WINDOW_DEFAULT if limit is None else limit
+    if type(limit) is not int or not 1 <= limit <= CONFIRM_WINDOW_MAX:
+        raise ConfigError(
+            f"broker_transport_options: {CONFIRM_WINDOW} is a number of messages from 1 to {CONFIRM_WINDOW_MAX}, not "
+            f"{limit!r}"
+        )
+    return limit if confirm == "window" else 0
 
 
 def broker_url(owner: Any, scheme: str) -> str:
@@ -108,8 +140,8 @@ def _transport_options(options: dict[str, Any]) -> dict[str, Any]:
         if key in known or key.startswith(urls.PLUGIN_PREFIX):
             if value is not None:
                 taken[key] = str(value).lower() if isinstance(value, bool) else value
-        elif key not in KOMBU_OPTIONS and key not in (PREFETCH, PRIORITY_ORDER):
-            names = (*known, PREFETCH, PRIORITY_ORDER)
+        elif key not in KOMBU_OPTIONS and key not in OWN_OPTIONS:
+            names = (*known, *OWN_OPTIONS)
             near = difflib.get_close_matches(key, names, n=1)
             guess = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(names)}"
             warnings.warn(f"broker_transport_options: {key!r} has no effect with disheap{guess}", stacklevel=2)

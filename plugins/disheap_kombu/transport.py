@@ -26,9 +26,10 @@ from disheap_kombu.channel import Channel
 from disheap_kombu.connection import Connection
 from disheap_kombu.labels import default_label
 from disheap_kombu.namespaces import Namespace
-from disheap_kombu.options import broker_url, holds_back_tasks, priority_sign
+from disheap_kombu.options import broker_url, confirm_window, holds_back_tasks, priority_sign
 from disheap_kombu.publishing.delays import restore_eta
 from disheap_kombu.publishing.unconfirmed import resume, suspend
+from disheap_kombu.publishing.window import window_of
 from disheap_kombu.reading.eventloop import HubAdapter
 
 DRIVER = "disheap"
@@ -74,7 +75,7 @@ class Transport(base.Transport):
         text, name = urls.without_path(broker_url(owner, self.scheme), getattr(owner, "virtual_host", "") or "")
         url = urls.parse(text)
         options = owner.transport_options or {}
-        sign, holds_back = priority_sign(options), holds_back_tasks(options)
+        sign, holds_back, limit = priority_sign(options), holds_back_tasks(options), confirm_window(options)
         if not url.label:
             url = replace(url, label=default_label())
         kept = resume(owner, url)
@@ -89,7 +90,8 @@ class Transport(base.Transport):
             raise failures.translated(error) from error
         node_address.note_node(owner, client.address)
         client.take_pushes()  # a client that was kept may say here that its session has lapsed; nobody consumes yet
-        return Connection(client, owner, kept.unconfirmed if kept else None, sign, holds_back, Namespace(name))
+        unconfirmed, window = kept.unconfirmed if kept else None, window_of(owner, limit)
+        return Connection(client, owner, unconfirmed, sign, holds_back, Namespace(name), window)
 
     def close_connection(self, connection: Connection) -> None:
         """Ends the connection and its session."""

@@ -32,7 +32,7 @@ class NodeProcess:
         self, directory: Path, storage: str = "memory", name: str = "n1", members: tuple[str, ...] = ()
     ) -> None:
         self.directory, self.storage, self.name = directory, storage, name
-        self.members = members or (describe(name),)
+        self.members = members or describe(name)
         self.address = next(text.split("=")[2] for text in self.members if text.startswith(name + "="))
         self._process: subprocess.Popen[str] | None = None
         self.start()
@@ -69,7 +69,7 @@ class Cluster:
     """Three nodes."""
 
     def __init__(self, directory: Path, storage: str = "memory") -> None:
-        members = tuple(describe(name) for name in ("n1", "n2", "n3"))
+        members = describe("n1", "n2", "n3")
         self.nodes = [NodeProcess(directory, storage, name, members) for name in ("n1", "n2", "n3")]
 
     @property
@@ -96,9 +96,10 @@ class Cluster:
             node.kill()
 
 
-def describe(name: str) -> str:
-    peer, client = free_ports(2)
-    return f"{name}=127.0.0.1:{peer}=127.0.0.1:{client}"
+def describe(*names: str) -> tuple[str, ...]:
+    """The members of a cluster, with ports that are all different."""
+    ports = iter(free_ports(2 * len(names)))
+    return tuple(f"{name}=127.0.0.1:{next(ports)}=127.0.0.1:{next(ports)}" for name in names)
 
 
 class Worker:

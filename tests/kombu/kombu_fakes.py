@@ -37,6 +37,8 @@ class FakeDriver:
         self.timeouts: list[float | None] = []  # of each call, in seconds; None for the default
         self.on_reply: Any = None  # of the last call
         self.answers: dict[type, Any] = {}
+        self.arriving: deque[Any] = deque()  # answers that come while somebody waits
+        self.unanswered: deque[Any] = deque()  # `on_reply` of what was sent without waiting, in order
         self._pushes: deque[Any] = deque()
         self._numbers = 0
         self._near, self._far = socket.socketpair()
@@ -56,6 +58,11 @@ class FakeDriver:
     def commands_of(self, kind: type) -> list[Any]:
         """The commands of one class that were sent, in order."""
         return [command for command in self.commands if type(command) is kind]
+
+    def answer_sent(self, *results: Any) -> None:
+        """The answers to what was sent with an `on_reply`, the oldest first."""
+        for result in results:
+            self.unanswered.popleft()(result)
 
     def reconnect(self) -> None:
         """Replace the socket, as a reconnection does."""
@@ -103,6 +110,8 @@ class FakeDriver:
         return 0.0
 
     def wait_answer(self, box: list[Any], deadline: float, request: str) -> Any:
+        while not box and self.arriving:
+            self.answer_sent(self.arriving.popleft())
         if not box:
             raise RequestTimeout(f"{request} was not answered in time")
         if isinstance(box[0], Exception):
@@ -113,7 +122,13 @@ class FakeDriver:
         self.suspended = True
 
     def send(self, command: Any, *, flags: int = 0, on_reply: Any = None, wait: bool = True) -> None:
+        answer = self.answers.get(type(command))
+        if isinstance(answer, Exception):
+            raise answer
         self.commands.append(command)
+        if on_reply is not None:
+            self.unanswered.append(on_reply)
+            return
         self._far.send(b"\0")  # the reply
 
     def send_transient(self, command: Any) -> None:

@@ -259,8 +259,11 @@ class SessionEvents:
     def _start_keepalive(self) -> None:
         """Starts the thread if the session has something to lose (consumers, leases, queues of its own) and no event
         loop keeps it alive. The program may not call for long."""
-        if self._keepalive is None and self._hub is None and self.driver.holds_anything:
+        if self._keepalive is None and self._hub is None and self._has_something_to_lose():
             self._keepalive = Keepalive(self.keepalive_tick, self.driver.heartbeat_s / 2)
+
+    def _has_something_to_lose(self) -> bool:
+        return self.driver.holds_anything
 
     def _stop_keepalive(self) -> None:
         keepalive, self._keepalive = self._keepalive, None
@@ -271,7 +274,7 @@ class SessionEvents:
         """What the keepalive thread calls. False ends the thread: nothing is left to keep alive, or something went
         wrong, which shows at the next use."""
         with self._lock:
-            if self.connected and self._hub is None and self.driver.holds_anything:
+            if self.connected and self._hub is None and self._has_something_to_lose():
                 with suppress(Exception):
                     self.heartbeat()
                     return True

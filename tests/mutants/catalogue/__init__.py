@@ -31,6 +31,7 @@ from tests.mutants.catalogue import (
     tables,
     transactions,
     values,
+    window,
     wire,
 )
 from tests.mutants.mutant import Mutant
@@ -60,6 +61,7 @@ CATALOGUE: tuple[Mutant, ...] = (
     *client.MUTANTS,
     *searching.MUTANTS,
     *kombu.MUTANTS,
+    *window.MUTANTS,
     *demand.MUTANTS,
     *celery.MUTANTS,
     *wire.MUTANTS,

@@ -31,8 +31,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap_kombu:Connection.close",
-                "                self.flush()\n                self._clear()\n                self.driver.close()\n",
-                "                self._clear()\n                self.driver.close()\n",
+                "                self.flush()\n                self._wait_window()\n                self._clear()\n",
+                "                self._wait_window()\n                self._clear()\n",
             ),
         ),
         (CHANNEL + "test_closing_the_connection_sends_the_acks_that_wait",),
