@@ -18,6 +18,7 @@ from celery import signals, states
 from celery.backends.asynchronous import AsyncBackendMixin
 from celery.backends.base import BaseKeyValueStoreBackend
 from celery.result import GroupResult, ResultSet
+from celery.utils.functional import _regen
 
 from disheap.client.core import url as urls
 from disheap.protocol import broker
@@ -25,10 +26,9 @@ from disheap_celery import chords, options, results
 from disheap_celery.consumer import ResultConsumer
 from disheap_celery.failures import CONNECTION_ERRORS, ResultTooLarge
 
-MEMBER_EXPIRES_S = 86_400
-"""The result of a member of a chord is kept for a day at least: the others may take longer than `result_expires`."""
-BARRIER_EXPIRES_S = 86_400
-"""A chord is forgotten a day after its last member has ended, or later, if its results are kept longer."""
+CHORD_EXPIRES_S = 86_400
+"""Without `result_chord_expires`, a chord is forgotten a day after its last change, or later, if results are kept
+longer. The result of a member is kept as long: the others may take longer than `result_expires`."""
 TRACEBACK_CHARACTERS = 4_000
 """What is kept of the traceback of a failure that is too large to be stored as a whole."""
 
@@ -58,6 +58,11 @@ class DisheapBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):  # type: igno
         self.failure_expires = (
             self.expires if failure_expires is None else self.prepare_expires(failure_expires, type=int)
         )
+        chord_expires = self.app.conf.get("result_chord_expires")
+        if chord_expires is not None:
+            self.chord_lifetime_s: int = self.prepare_expires(chord_expires, type=int)
+        else:
+            self.chord_lifetime_s = max(self.expires or 0, CHORD_EXPIRES_S)
         given = self.app.conf.get("result_backend_transport_options") or {}
         self._url, virtual_host = options.results_url(url or "disheap://", given)
         if virtual_host:
@@ -141,7 +146,7 @@ class DisheapBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):  # type: igno
         barrier, order = "", 0
         if member is not None:
             barrier, order = self.barrier_of(member.group), _order(member)
-            expires_s = expires_s and max(expires_s, MEMBER_EXPIRES_S)
+            expires_s = max(expires_s, self.chord_lifetime_s) if expires_s and self.chord_lifetime_s else 0
         key = self.get_key_for_task(task_id)
         self.results.call(broker.SetValue(key, value, _milliseconds(expires_s), stage, barrier, order))
         if member is not None:
@@ -230,8 +235,8 @@ class DisheapBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):  # type: igno
         return str(self.get_key_for_chord(group_id))
 
     def barrier_lifetime_ms(self) -> int:
-        """How long a chord is remembered after its last change."""
-        return _milliseconds(max(self.expires or 0, BARRIER_EXPIRES_S))
+        """How long a chord is remembered after its last change. 0: until its body is sent."""
+        return _milliseconds(self.chord_lifetime_s)
 
     def set_chord_size(self, group_id: str, chord_size: int) -> None:
         """How many members the chord waits for. Celery says it before it sends the last one."""
@@ -247,11 +252,13 @@ class DisheapBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):  # type: igno
         """A chord begins. Its members are sent after this. If the tasks go through another broker, or another cluster,
         Celery's own task looks again and again whether the members have ended."""
         self.ensure_chords_allowed()
-        header = self.app.GroupResult(*header_result_args)
-        if any(isinstance(one, GroupResult) for one in header.results):
-            header.save(backend=self)  # the body gets the results in the shape of the header
-        if not chords.begin(self, header.id, body):
-            self.fallback_chord_unlock(header, body, **kwargs)
+        group_id, members = header_result_args[:2]
+        is_generator = isinstance(members, _regen)  # which is read while its tasks are sent, and not before
+        if not is_generator and any(isinstance(one, GroupResult) for one in members):
+            # The body gets the results in the shape of the header.
+            self.app.GroupResult(*header_result_args).save(backend=self)
+        if not chords.begin(self, group_id, body):
+            self.fallback_chord_unlock(self.app.GroupResult(*header_result_args), body, **kwargs)
 
 
 def _as_bytes(value: Any) -> bytes:

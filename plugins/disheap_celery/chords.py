@@ -11,8 +11,8 @@ The task goes to the queue of the body, as Celery's `chord_unlock` does.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from operator import attrgetter
 from typing import Any
 
@@ -90,8 +90,10 @@ def finish(task: Any, group_id: str, body: Any) -> None:
             _fail_if_pending(backend, barrier, callback)
             return
         try:
-            members = _joined(backend, group_id, barrier)
-            _send(backend, barrier, callback, members)
+            parts = list(backend.results.parts(barrier))
+            members = _joined(backend, group_id, parts)
+            with _as_member(task, backend, parts):
+                _send(backend, barrier, callback, members)
         except ChordError as error:
             _fail(backend, barrier, callback, error)
     except (Retry, BarrierClosed):
@@ -100,11 +102,23 @@ def finish(task: Any, group_id: str, body: Any) -> None:
         raise task.retry(exc=error, countdown=RETRY_S) from error
 
 
-def _joined(backend: Any, group_id: str, barrier: str) -> list[Any]:
+@contextmanager
+def _as_member(task: Any, backend: Any, parts: list[broker.Part]) -> Iterator[None]:
+    """Within this block, the task that runs goes by the id of the member that ended last. So the body has that one as
+    its parent, as with other backends."""
+    request = task.request
+    own = request.id
+    request.id = backend._strip_prefix(parts[-1].key) if parts else own
+    try:
+        yield
+    finally:
+        request.id = own
+
+
+def _joined(backend: Any, group_id: str, parts: list[broker.Part]) -> list[Any]:
     """The results of the members, in the order of the header. Raises `ChordError` for a member that failed, or whose
     result is gone."""
-    parts = sorted(backend.results.parts(barrier), key=attrgetter("order"))
-    found = [_result_of(backend, part) for part in parts]
+    found = [_result_of(backend, part) for part in sorted(parts, key=attrgetter("order"))]
     header = GroupResult.restore(group_id, backend=backend, app=backend.app)
     if header is None:
         return found

@@ -16,6 +16,8 @@ from disheap_heap.tables import timers
 
 CONSTANTS: dict[int, dict[str, int]] = {
     1: {
+        "ARGUMENTS_BYTES_MAX": fields.ARGUMENTS_BYTES_MAX,
+        "ARGUMENTS_MAX": fields.ARGUMENTS_MAX,
         "MAX_ANSWER_BYTES": settings.MAX_ANSWER_BYTES,
         "BATCH_HEADERS_MAX": fields.BATCH_HEADERS_MAX,
         "BATCH_MAX": fields.BATCH_MAX,

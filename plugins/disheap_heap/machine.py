@@ -228,7 +228,8 @@ class HeapMachine:
             return False
         if isinstance(decoded, broker.Publish):
             try:
-                return bool(exchanges.find_topics(self._state, decoded.exchange, decoded.routing_key))
+                headers = decoded.message.encoded_headers
+                return bool(exchanges.find_topics(self._state, decoded.exchange, decoded.routing_key, headers))
             except CommandRefused:
                 return False
         if isinstance(decoded, broker.Enqueue | broker.EnqueueMany):

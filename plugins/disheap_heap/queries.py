@@ -28,7 +28,7 @@ from disheap_heap.commands.checks import find_existing, require_access
 from disheap_heap.commands.exchanges import find_exchange
 from disheap_heap.commands.topics import describe
 from disheap_heap.encoding import encode
-from disheap_heap.settings import MAX_ANSWER_BYTES
+from disheap_heap.settings import ARGUMENTS_PER_ANSWER, MAX_ANSWER_BYTES
 from disheap_heap.state.messages import Content, Message
 from disheap_heap.state.prepared import Transaction
 from disheap_heap.state.routing import Exchange
@@ -144,9 +144,9 @@ def list_exchanges(state: State, session: int, query: ListExchanges) -> bytes:
     if query.exchange:
         chosen = [find_exchange(state, query.exchange)]
     infos = ExchangeInfos([], [], len(chosen) + sum(len(exchange.bindings) for exchange in chosen))
-    skip, left = query.skip, query.limit
+    skip, left, room = query.skip, query.limit, ARGUMENTS_PER_ANSWER
     for one in chosen:
-        if not left:
+        if left <= 0:
             break
         rows = 1 + len(one.bindings)
         if skip >= rows:
@@ -157,10 +157,12 @@ def list_exchanges(state: State, session: int, query: ListExchanges) -> bytes:
             if one.alternate:
                 infos.alternates[one.name] = one.alternate
         first = max(0, skip - 1)
-        bindings = islice(one.bindings.items(), first, first + left - (not skip))
-        told = [(one.name, topic.name, key) for (key, _), topic in bindings]
-        infos.bindings.extend(told)
-        left -= len(told) + (not skip)
+        for (key, _, arguments), topic in islice(one.bindings.items(), first, first + left - (not skip)):
+            room -= len(arguments)
+            if room < 0:
+                return encode(infos)
+            infos.bindings.append((one.name, topic.name, key, arguments))
+        left -= rows - skip
         skip = 0
     return encode(infos)
 

@@ -53,11 +53,13 @@ from disheap.protocol.broker import (
     Unbind,
     Unwatch,
     Watch,
+    encode_arguments,
     encode_headers,
 )
 from disheap_heap.encoding import encode
 
 HEADERS = encode_headers({"tenant": "blue", "retries": 3, "share": 0.5, "paid": True, "raw": b"\x00\xff"})
+ARGUMENTS = encode_arguments({"tenant": "blue", "paid": True, "share": 0.5, "x-match": "all"})
 
 _TOPICS: list[Command] = [
     CreateTopic("t"),
@@ -76,6 +78,10 @@ _TOPICS: list[Command] = [
     Bind("f", "mine"),
     Bind("f", "t"),
     Unbind("f", "mine"),
+    CreateExchange("h", "headers"),
+    Bind("h", "t", "", ARGUMENTS),
+    Bind("h", "least", "k", encode_arguments({"tenant": None, "x-match": "any"})),
+    Unbind("h", "least", "k", encode_arguments({"tenant": None, "x-match": "any"})),
 ]
 
 _MESSAGES: list[Command] = [
@@ -87,6 +93,7 @@ _MESSAGES: list[Command] = [
     Publish("e", "a.b", NewMessage(b"routed", 2)),
     Publish("f", "", NewMessage(b"to all", -2)),
     Publish("g", "a.b", NewMessage(b"by the alternate", 1)),
+    Publish("h", "k", NewMessage(b"by headers", 1, encoded_headers=HEADERS)),
     Publish("", "mine", NewMessage(b"direct")),
     Enqueue("t", NewMessage(b"with headers", 2, encoded_headers=HEADERS, key="customer-7")),
     Publish("e", "a.b", NewMessage(b"with a key", 1, key="customer-8")),

@@ -80,6 +80,9 @@ PUSHED_VALUE_BYTES_MAX = 64 << 10
 """A longer value is not in the push to those who watch its key. They ask for it, and so it takes room in their
 connections only when they read."""
 
+ARGUMENTS_PER_ANSWER = 512 << 10
+"""Bytes of arguments in one list of bindings. The names beside them take as much at most."""
+
 MAX_ANSWER_BYTES = 1 << 20
 """Payload bytes in one reply or answer. It is half of a client's frame, so that the reply always fits."""
 
@@ -112,8 +115,8 @@ class HeapSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     topic_bindings: Annotated[
         int, Meta(ge=1, le=1_000_000, description="of one topic, and of a session's exclusive topics")
     ] = 5_000
-    """When the topic is deleted or the session ends, 5,000 of them are removed in 20 ms. An exchange has no limit of
-    its own."""
+    """When the topic is deleted or the session ends, 5,000 of them are removed in 30 ms. A binding counts once more for
+    each four words of its pattern, and for each four arguments. An exchange has no limit of its own."""
     fanout: Annotated[int, Meta(ge=1, le=1_000_000, description="that one publish may reach")] = 2_500
     """The message in each topic takes 2 us, and up to 12 us if it expires and the topic drops another one. So a publish
     takes 40 ms at most by default, and 2 MB. A publish to more topics is refused."""
@@ -122,15 +125,16 @@ class HeapSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pattern_bytes: Annotated[int, Meta(ge=1, le=1020, description="of one pattern of a topic exchange")] = 255
     """AMQP's bound on a routing key."""
     pattern_nodes: Annotated[
-        int, Meta(ge=1, le=100_000_000, description="of the tries that hold the patterns of all topic exchanges")
+        int, Meta(ge=1, le=100_000_000, description="of the indexes of all topic and headers exchanges")
     ] = 500_000
-    """Patterns that begin with the same words share nodes. A node takes up to 350 bytes, so the default is 175 MB at
-    worst."""
+    """Patterns that begin with the same words share nodes, and so do arguments that all have to match. A node takes up
+    to 350 bytes, so the default is 175 MB at worst."""
     routing_steps: Annotated[
-        int, Meta(ge=100, le=10_000_000, description="of matching one key against the patterns of a topic exchange")
+        int, Meta(ge=100, le=10_000_000, description="of matching one message in a topic or headers exchange")
     ] = 10_000
     """About 3 ms. A key of five words takes at most a few hundred steps, whatever is bound. Only long keys together
-    with thousands of patterns of wildcards reach the limit. Such a publish is refused."""
+    with thousands of patterns of wildcards reach the limit. In a headers exchange, thousands of bindings that match
+    the same message do. Such a publish is refused."""
     credit_bytes: Annotated[
         int,
         Meta(ge=1, le=1 << 40, description="of payload that a consumer holds, if it names no bound"),

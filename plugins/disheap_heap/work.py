@@ -196,8 +196,8 @@ def _remove_one_binding(state: State, exchange: Exchange[Topic]) -> bool:
     """Removes one binding of an exchange that was deleted. Returns False when none is left."""
     if not exchange.bindings:
         return False
-    (key, _), topic = next(reversed(exchange.bindings.items()))
-    remove_binding(state, exchange, key, topic)
+    (key, _, arguments), topic = next(reversed(exchange.bindings.items()))
+    remove_binding(state, exchange, key, topic, arguments)
     return True
 
 

@@ -140,6 +140,11 @@ def _invent_command(random: Random) -> Step:
             broker.Bind(exchange, topic, pattern),
             broker.Bind(exchange, topic, pattern),
             broker.Unbind(exchange, topic, pattern),
+            broker.CreateExchange("h", "headers"),
+            broker.Bind("h", topic, key[:1], _some_arguments(random)),
+            broker.Bind("h", topic, key, _some_arguments(random)),
+            broker.Unbind("h", topic, key[:1], _some_arguments(random)),
+            broker.Publish("h", key, _with_headers(random.choice([1, 5, 200]))),
             broker.Publish(exchange, key, broker.NewMessage(b"x")),
             broker.Publish(exchange, key, broker.NewMessage(b"x")),
             broker.EnqueueMany(topic, [broker.NewMessage(b"", random.randrange(3), random.choice([0, 9]))] * count),
@@ -169,7 +174,7 @@ def _invent_command(random: Random) -> Step:
             broker.Cancel(random.randint(1, 4), True),
             broker.Purge(topic),
             broker.DeleteTopic(topic),
-            broker.DeleteExchange(exchange),
+            broker.DeleteExchange(random.choice([exchange, "h"])),
             broker.Peek(topic, count),
             broker.ListTopics(),
             broker.ListExchanges(),
@@ -181,6 +186,13 @@ def _invent_command(random: Random) -> Step:
 
 def _with_headers(count: int) -> broker.NewMessage:
     return broker.NewMessage(b"", encoded_headers=broker.encode_headers({f"n{n}": n for n in range(count)}), key="k")
+
+
+def _some_arguments(random: Random) -> bytes:
+    """Of a binding to a headers exchange, for the names of `_with_headers`."""
+    names = random.sample(range(20), random.choice([0, 1, 4, 15]))
+    match = random.choice(broker.MATCHES)
+    return broker.encode_arguments({"x-match": match, **{f"n{n}": random.choice([n, None]) for n in names}})
 
 
 def main() -> int:

@@ -59,6 +59,8 @@ VALUES = {
         "TOPIC": 3,
         "TRANSACTION": 4,
         "UNITS_PER_PART": 4,
+        "ARGUMENTS_BYTES_MAX": 4096,
+        "ARGUMENTS_MAX": 16,
         "WORDS_PER_UNIT": 4,
         "BARRIER": 7,
         "KEYS_MAX": 1000,
@@ -76,6 +78,8 @@ VALUES = {
 """By version, written down once more: a change of a constant must not go unnoticed."""
 
 DECIDES_NOTHING = {
+    "ARGUMENTS_PER_ANSWER",
+    "ARGUMENT_COPIES",
     "BARRIER_BYTES",
     "BINDING_BYTES",
     "BLOCK_BYTES_MAX",

@@ -174,7 +174,8 @@ def test_exchanges_and_bindings_are_listed() -> None:
     driver = routed("topic", ("a", "x.*"), ("b", "#"))
     driver.do(CreateExchange("f", "fanout"))
     infos = driver.ask(ListExchanges())
-    assert infos == broker.ExchangeInfos([("e", "topic"), ("f", "fanout")], [("e", "a", "x.*"), ("e", "b", "#")], 4)
+    bindings = [("e", "a", "x.*", b""), ("e", "b", "#", b"")]
+    assert infos == broker.ExchangeInfos([("e", "topic"), ("f", "fanout")], bindings, 4)
     assert driver.ask(ListExchanges("f")) == broker.ExchangeInfos([("f", "fanout")], [], 1)
 
 

@@ -29,6 +29,7 @@ from disheap.protocol.broker import (
     SetValue,
     Subscribe,
     Watch,
+    encode_arguments,
     encode_headers,
 )
 from disheap_heap.commands import sessions
@@ -91,6 +92,12 @@ CASES: dict[str, Step] = {
     "exchanges": lambda driver, n: driver.do(CreateExchange(f"exchange-{n:06}", "direct")),
     "bindings by key": lambda driver, n: driver.do(Bind("d", "jobs", f"key-{n:06}")),
     "bindings by pattern": lambda driver, n: driver.do(Bind("t", "jobs", f"a{n:06}.*.b.#")),
+    "bindings by headers": lambda driver, n: driver.do(
+        Bind("h", "jobs", "", encode_arguments({"type": f"{n:06}" + "x" * 500, "user": n}))
+    ),
+    "bindings by any header": lambda driver, n: driver.do(
+        Bind("h", "jobs", "", encode_arguments({"type": f"{n:06}", "user": n, "x-match": "any"}))
+    ),
     "consumers": lambda driver, n: driver.do(Subscribe("jobs", 10)),
     "values": lambda driver, n: driver.do(SetValue(f"celery-task-meta-{n:036}", distinct(200, n))),
     "values that expire": lambda driver, n: driver.do(SetValue(f"value-{n:06}", distinct(20, n), 86_400_000 + n)),
@@ -147,7 +154,7 @@ def prepared() -> Driver:
     driver.do(CreateTopic("jobs"))
     for name in ("a", "b", "c"):
         driver.do(CreateTopic(name))
-    for name, kind in (("f", "fanout"), ("d", "direct"), ("t", "topic")):
+    for name, kind in (("f", "fanout"), ("d", "direct"), ("t", "topic"), ("h", "headers")):
         driver.do(CreateExchange(name, kind))
     for name in ("a", "b", "c"):
         driver.do(Bind("f", name))

@@ -107,7 +107,7 @@ REFUSALS: list[tuple[Any, type[errors.CommandRefused], str]] = [
     (CreateTopic("jobs", TopicSettings(expires_ms=5)), errors.TopicMismatch, "expires_ms is 0, not 5"),
     (DeleteTopic("jobs", if_unused=True), errors.TopicInUse, "consumers"),
     (CreateExchange("x\x00"), errors.InvalidArgument, "control characters"),
-    (CreateExchange("x", "headers"), errors.InvalidArgument, "direct, topic, fanout"),
+    (CreateExchange("x", "x-random"), errors.InvalidArgument, "direct, topic, fanout, headers"),
     (CreateExchange("e", "direct"), errors.ExchangeMismatch, "fanout"),
     (CreateExchange("another"), errors.InvalidArgument, "1 exchanges"),
     (Bind("nope", "jobs"), errors.ExchangeNotFound, "'nope'"),

@@ -40,7 +40,7 @@ def leads(kind: str, pattern: str, key: str) -> bool:
     return kind == "fanout" or pattern == key
 
 
-@pytest.mark.parametrize("kind", list(INDEXES))
+@pytest.mark.parametrize("kind", ["direct", "topic", "fanout"])
 @given(changes=bindings, wanted=st.lists(keys, min_size=1, max_size=5))
 def test_an_index_finds_what_the_definition_finds(
     kind: str, changes: list[tuple[str, int, bool]], wanted: list[str]

@@ -84,6 +84,37 @@ def purged_large(count: int, payload_bytes: int) -> Driver:
     return driver
 
 
+def bound_by_headers(match: str, count: int, size: int) -> Driver:
+    """Bindings of one topic with so many arguments. They share none of them."""
+    driver = Driver()
+    driver.do(broker.CreateTopic("q"))
+    driver.do(broker.CreateExchange("h", "headers"))
+    for number in range(count):
+        driver.do(broker.Bind("h", "q", "", arguments_of(number, match, size)))
+    return driver
+
+
+def arguments_of(number: int, match: str, size: int) -> bytes:
+    names = (f"argument-{place}" for place in range(size - 1))
+    return broker.encode_arguments({"x-match": match, **dict.fromkeys(names, number)})
+
+
+def bound_by_some_headers() -> Driver:
+    """All nodes of the trie are reached by one message, until the steps are used up."""
+    driver = Driver()
+    driver.do(broker.CreateTopic("q"))
+    driver.do(broker.CreateExchange("h", "headers"))
+    for number in range(1 << 10):
+        wanted = {f"n{place}": place for place in range(10) if number >> place & 1}
+        driver.do(broker.Bind("h", "q", "", broker.encode_arguments(wanted)))
+    return driver
+
+
+MATCHING = broker.Publish(
+    "h", "", NewMessage(b"x", encoded_headers=broker.encode_headers({f"n{n}": n for n in range(broker.HEADERS_MAX)}))
+)
+"""A publish to the exchange of `bound_by_some_headers`."""
+
 LARGE = (
     (490, 8 << 20, "490 messages of 8 MiB"),
     (3000, 1 << 20, "3,000 messages of 1 MiB"),
@@ -439,6 +470,21 @@ CASES = [
     Case("5,000 bindings", bound_often, broker.Unbind("e", "q", "user.0.#")),
     Case("5,000 bindings", bound_often, broker.DeleteTopic("q")),
     Case("5,000 bindings", bound_often, broker.DeleteExchange("e")),
+    *(
+        Case(
+            f"{shape[1]:,} bindings by {shape[0]} of {shape[2] - 1} headers",
+            partial(bound_by_headers, *shape),
+            asked,
+        )
+        for shape in (("all", 5000, 3), ("any", 5000, 3), ("all", 1000, 16), ("any", 1000, 16))
+        for asked in (
+            broker.DeleteTopic("q"),
+            broker.DeleteExchange("h"),
+            broker.Unbind("h", "q", "", arguments_of(7, shape[0], shape[2])),
+            broker.ListExchanges("h"),
+        )
+    ),
+    Case("1,024 bindings by headers, and all match", bound_by_some_headers, MATCHING),
     Case("10,000 consumers", many_consumers, broker.DeleteTopic("q0")),
     Case("10,000 topics", many_topics, broker.CreateTopic("a")),
     Case("10,000 topics", many_topics, broker.CreateExchange("a")),

@@ -115,6 +115,12 @@ def give(value: object) -> object:
     return value
 
 
+@app.task(bind=True)
+def tell_parent(self: Task, members: list[int]) -> str | None:
+    """Return the id of the task that sent this one, as far as this one knows."""
+    return self.request.parent_id
+
+
 @app.task
 def note_error(request: object, error: Exception, _: object, path: str) -> None:
     """An error callback: append the error as a line."""

@@ -13,6 +13,7 @@ from celery import Celery, signals, states
 from celery.app.task import Context
 from celery.exceptions import ChordError, TimeoutError
 from celery.result import GroupResult
+from celery.utils.functional import regen
 from kombu_cluster import NodeProcess, wait_until
 
 import disheap.sync
@@ -349,6 +350,14 @@ def begin_chord(app, backend, size):
 def waiting_tasks(node):
     with disheap.sync.connect(node.url) as client:
         return client.topic("celery").stats().ready
+
+
+def test_a_header_from_a_generator_is_not_read_before_its_tasks_are_sent(app, backend):
+    group_id, read = f"chord-{next(numbers)}", []
+    members = regen(read.append(n) or app.AsyncResult(f"{group_id}-{n}") for n in range(3))
+    backend.apply_chord((group_id, members), app.signature("kombu_app.total_size"))
+    assert read == []
+    assert not backend.results.info(backend.barrier_of(group_id)).is_complete
 
 
 def test_members_are_counted_once_and_the_last_one_publishes(app, backend, node):

@@ -63,6 +63,11 @@ def test_a_chord_gives_the_results_in_the_order_of_its_header(asks):
     assert chord(numbers(asks, 30))(task(asks, "give")).get(timeout=TIMEOUT_S) == list(range(30))
 
 
+def test_the_parent_of_a_body_is_a_member_of_the_chord(asks):
+    body = chord(numbers(asks, 3))(task(asks, "tell_parent"))
+    assert body.get(timeout=TIMEOUT_S) in [one.id for one in body.parent.results]
+
+
 def test_a_chord_with_one_member_and_an_empty_one(asks):
     assert chord(numbers(asks, 1))(task(asks, "give")).get(timeout=TIMEOUT_S) == [0]
     assert chord([])(task(asks, "give")).get(timeout=TIMEOUT_S) == []

@@ -59,7 +59,7 @@ def enqueue_many(state: State, session: int, command: EnqueueMany) -> bytes:
 
 def publish(state: State, session: int, command: Publish) -> bytes:
     """Puts a message into each topic to which the exchange routes it. Full topics are counted in the reply."""
-    topics = find_topics(state, command.exchange, command.routing_key)
+    topics = find_topics(state, command.exchange, command.routing_key, command.message.encoded_headers)
     body = check_message(state, command.message)
     found = len(topics)
     if found != 1:
@@ -79,7 +79,7 @@ def publish_anyhow(state: State, command: Publish) -> None:
     """Publishes a message that was promised, and that nobody is there to be refused to. A full topic takes it as well.
     One that leads nowhere, or to too many topics, is dropped."""
     try:
-        topics = find_topics(state, command.exchange, command.routing_key)
+        topics = find_topics(state, command.exchange, command.routing_key, command.message.encoded_headers)
     except CommandRefused:
         return
     if len(topics) > state.settings.fanout:

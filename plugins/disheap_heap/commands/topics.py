@@ -49,7 +49,7 @@ def create_topic(state: State, session: int, command: CreateTopic) -> bytes:
         raise TopicMismatch(_difference(topic, command.settings))
     if taken:
         owner = _owner_with_capacity(state, session)
-        check_bindings_of_owner(state, owner, len(topic.bindings))
+        check_bindings_of_owner(state, owner, topic.binding_units)
         _take_over(state, topic, owner)
     update_expiry(state, topic)
     return encode(describe(topic))
@@ -93,8 +93,8 @@ def delete(state: State, topic: Topic, reason: str) -> int:
     _detach_owner(state, topic)
     drop_all_waiting(state, topic)
     state.series.remove(topic)
-    for exchange, key in list(topic.bindings):
-        remove_binding(state, exchange, key, topic)
+    for exchange, key, arguments in list(topic.bindings):
+        remove_binding(state, exchange, key, topic, arguments)
     _end_consumers(state, topic, reason)
     return count
 

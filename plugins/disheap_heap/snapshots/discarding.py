@@ -11,7 +11,8 @@ from collections.abc import Iterator, MutableMapping
 from itertools import repeat
 from typing import Any
 
-from disheap_heap.settings import PARTS_PER_UNIT, WORDS_PER_UNIT
+from disheap_heap.commands.exchanges import binding_units
+from disheap_heap.settings import PARTS_PER_UNIT
 from disheap_heap.state.dropped import units_to_free
 from disheap_heap.state.footprint import uncount_extras
 from disheap_heap.state.messages import Content, Message, SharedMessage
@@ -62,11 +63,11 @@ def _records(state: State) -> Iterator[None]:
     yield from _values(state.values)
     for exchange in _taken(state.exchanges):
         while exchange.bindings:
-            (key, _), topic = exchange.bindings.popitem()
-            exchange.index.remove(key, topic)
+            (key, _, arguments), topic = exchange.bindings.popitem()
+            exchange.index.remove(key, topic, arguments)
             state.bindings -= 1
-            yield from repeat(None, 1 + key.count(".") // WORDS_PER_UNIT)
-    state.pattern_nodes = 0
+            yield from repeat(None, binding_units(key, arguments))
+    state.pattern_nodes = state.argument_bytes = 0
     for topic in _taken(state.topics):
         yield from _topic(state, topic)
     while state.timers.drain():

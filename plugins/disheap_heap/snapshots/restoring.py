@@ -150,9 +150,9 @@ class _Restorer:
     def _exchanges(self, name: str, kind: str, auto_delete: bool, alternate: str) -> None:
         self._state.exchanges[name] = Exchange(name, kind, auto_delete, alternate)
 
-    def _bindings(self, exchange: str, key: str, topic_number: int) -> None:
+    def _bindings(self, exchange: str, key: str, topic_number: int, arguments: bytes) -> None:
         state = self._state
-        add_binding(state, state.exchanges[exchange], key, state.topics_by_number[topic_number])
+        add_binding(state, state.exchanges[exchange], key, state.topics_by_number[topic_number], arguments)
 
     def _groups(self, session: int, number: int, credit: int, credit_bytes: int) -> None:
         self._state.sessions[session].groups[number] = CreditGroup(session, number, credit, credit_bytes)

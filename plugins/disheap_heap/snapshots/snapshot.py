@@ -45,7 +45,7 @@ from disheap_heap.state.view import View
 from disheap_heap.state.views import open_view
 from disheap_heap.tables.partitioned import PartitionedDict
 
-FORMAT = 11
+FORMAT = 12
 """The format of the versions that this release runs. A release that knows several formats writes the one of the
 cluster's `machine_version`. So an older node can read it before the raise."""
 PIECE_BYTES = 256 << 10
@@ -117,7 +117,7 @@ def _tables(view: View) -> Iterator[tuple[str, Iterator[tuple[Row, int] | None]]
     yield "sessions", _sized(view.sessions())
     yield "topics", _sized(view.topics())
     yield "exchanges", _sized((one.name, one.kind, one.auto_delete, one.alternate) for one in view.exchanges)
-    yield "bindings", _sized(view.bindings())
+    yield "bindings", view.bindings()
     yield "groups", _sized(view.groups())
     yield "consumers", _sized(view.consumers())
     yield "turns", _sized(view.turns())

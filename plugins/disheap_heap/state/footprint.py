@@ -33,8 +33,10 @@ ARMED_BYTES = 250
 """A credit group that waits for something more urgent: its entry in a dict, its bound, and an entry of a consumer."""
 BINDING_BYTES = 500
 """Its entries in the exchange and in the topic, and the key."""
+ARGUMENT_COPIES = 2
+"""The arguments of a binding are kept as bytes, and as conditions in the index."""
 PATTERN_NODE_BYTES = 200
-"""A node of a trie, with its dict."""
+"""A node of a trie with its dict, or the place of a binding in a list of conditions."""
 TRANSACTION_BYTES = 700
 """An open transaction: an object, two lists, and its entries in three dicts."""
 PREPARED_BYTES = 400
@@ -76,6 +78,7 @@ def memory_bytes(state: State) -> int:
         + SESSION_BYTES * len(state.sessions)
         + ARMED_BYTES * len(state.armed)
         + BINDING_BYTES * state.bindings
+        + ARGUMENT_COPIES * state.argument_bytes
         + PATTERN_NODE_BYTES * state.pattern_nodes
         + TRANSACTION_BYTES * len(state.transactions.open)
         + PREPARED_BYTES * state.transactions.prepared

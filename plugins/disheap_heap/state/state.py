@@ -179,6 +179,7 @@ class Topic:
         "active",
         "alive",
         "arrivals",
+        "binding_units",
         "bindings",
         "clamps",
         "consumers",
@@ -222,7 +223,8 @@ class Topic:
         self.turns: Turns[Consumer] = Turns()
         self.overtaking: list[tuple[int, int, int, Consumer]] = []
         """(bound, order of arming, number, consumer), sorted: see `overtaking`"""
-        self.bindings: dict[tuple[Exchange[Topic], str], None] = {}  # (exchange, routing key)
+        self.bindings: dict[tuple[Exchange[Topic], str, bytes], None] = {}  # (exchange, routing key, arguments)
+        self.binding_units = 0  # of work, to remove them
         self.expires_at_ms = 0  # when it is deleted because it is unused; 0 while it is used
         self.arrivals = Arrivals()
         self.counts = Counts()  # of its events; not state
@@ -297,7 +299,7 @@ class State:
         self.outbox = Outbox()
         self.values: Values[Session] = Values()
         self.bindings = 0
-        self.pattern_nodes = 0
+        self.pattern_nodes = self.argument_bytes = 0  # of all bindings
         self.routes: RouteCache[Topic] = RouteCache()  # not state
         self.timers = Timers()
         self.unserved: OrderedDict[int, Topic] = OrderedDict()  # postponed: they are served later

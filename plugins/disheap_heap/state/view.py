@@ -240,11 +240,11 @@ class View:
         for one in self._topics:
             yield self._topic_rows.get(one) or _topic_row(one)
 
-    def bindings(self) -> Iterator[Row]:
-        """(exchange, routing key, topic) of each binding, by exchange."""
+    def bindings(self) -> Iterator[tuple[Row, int]]:
+        """(exchange, routing key, topic, arguments) of each binding, by exchange, and the size of its arguments."""
         for name, keys in self._bindings:
             for key in keys:
-                yield name, *key
+                yield (name, *key), len(key[2])
 
     def groups(self) -> Iterator[Row | None]:
         """The row of each credit group."""

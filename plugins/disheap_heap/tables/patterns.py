@@ -78,7 +78,7 @@ class PatternIndex(Generic[T]):
         self._root: Node[T] = Node()
         self.nodes = self.steps = 0
 
-    def add(self, key: str, topic: T, order: int) -> None:
+    def add(self, key: str, topic: T, order: int, arguments: bytes = b"") -> None:
         """Adds a binding with this pattern, and the nodes that it needs."""
         node = self._root
         for part in canonical(split(key)):
@@ -92,7 +92,7 @@ class PatternIndex(Generic[T]):
             node.bindings = {}
         node.bindings[key, topic.number] = (order, topic)
 
-    def remove(self, key: str, topic: T) -> None:
+    def remove(self, key: str, topic: T, arguments: bytes = b"") -> None:
         """Removes a binding, and the nodes that no other binding needs. So the cost of a publish follows from the
         bindings that exist now."""
         parts, path = canonical(split(key)), [self._root]
@@ -107,7 +107,7 @@ class PatternIndex(Generic[T]):
             path[-1].set_child(parts.pop(), None)
             self.nodes -= 1
 
-    def find(self, key: str, max_steps: int) -> tuple[T, ...]:
+    def find(self, key: str, max_steps: int, headers: bytes = b"") -> tuple[T, ...]:
         """The topics whose pattern matches the key, in the order of their oldest binding. Raises `TooManySteps`."""
         reached = self.walk(split(key), max_steps)
         ends = [list(node.bindings.values()) for node in reached if node.bindings]

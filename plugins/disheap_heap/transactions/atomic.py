@@ -133,7 +133,7 @@ class _Checks:
         return Addition(topics, message, body, isinstance(item, Enqueue))
 
     def _routed(self, item: Publish) -> Sequence[Topic]:
-        topics = find_topics(self._state, item.exchange, item.routing_key)
+        topics = find_topics(self._state, item.exchange, item.routing_key, item.message.encoded_headers)
         if len(topics) != 1:
             check_found(self._state, item, len(topics))
         return topics

@@ -40,11 +40,31 @@ MUTANTS = (
         (
             Patch(
                 "disheap_celery:_joined",
-                'sorted(backend.results.parts(barrier), key=attrgetter("order"))',
-                "list(backend.results.parts(barrier))",
+                'sorted(parts, key=attrgetter("order"))',
+                "parts",
             ),
         ),
         (BACKEND + "test_the_body_is_sent_once_with_the_results_in_the_order_of_the_header",),
+        simulated=False,
+    ),
+    Mutant(
+        "chord-header-is-unrolled-first",
+        "the first task of a chord from a generator is sent when the generator has made the last one",
+        (Patch("disheap_celery:DisheapBackend.apply_chord", "if not is_generator and any(", "if any("),),
+        (BACKEND + "test_a_header_from_a_generator_is_not_read_before_its_tasks_are_sent",),
+        simulated=False,
+    ),
+    Mutant(
+        "body-is-the-child-of-a-stranger",
+        "the parent of a chord's body is a task that the application has never sent",
+        (
+            Patch(
+                "disheap_celery:_as_member",
+                "request.id = backend._strip_prefix(parts[-1].key) if parts else own",
+                "pass",
+            ),
+        ),
+        ("tests/kombu/test_celery_results.py::test_the_parent_of_a_body_is_a_member_of_the_chord",),
         simulated=False,
     ),
     Mutant(

@@ -102,22 +102,27 @@ class Client:
     def create_exchange(
         self, name: str, *, kind: str = "direct", auto_delete: bool = False, alternate: str = ""
     ) -> None:
-        """`kind` is direct, topic or fanout. Idempotent; another kind raises `ExchangeMismatch`. With `auto_delete` it
-        goes with its last binding. What leads nowhere goes to the exchange `alternate`, by the same key."""
+        """`kind` is direct, topic, fanout or headers. Idempotent; another kind raises `ExchangeMismatch`. With
+        `auto_delete` it goes with its last binding. What leads nowhere goes to the exchange `alternate`, by the same
+        key."""
         self.driver.request(broker.CreateExchange(name, kind, auto_delete, alternate))
 
     def delete_exchange(self, name: str, *, if_unused: bool = False) -> None:
         """Its bindings go with it; one that is not there is fine. With `if_unused`, bindings raise `TopicInUse`."""
         self.driver.request(broker.DeleteExchange(name, if_unused))
 
-    def bind(self, exchange: str, topic: str, routing_key: str = "") -> None:
+    def bind(self, exchange: str, topic: str, routing_key: str = "", arguments: broker.Arguments | None = None) -> None:
         """What is published to the exchange by `routing_key` goes into the topic. Idempotent. For a topic exchange the
-        key is a pattern: `*` is one word, `#` any number. Raises `ExchangeNotFound` and `TopicNotFound`."""
-        self.driver.request(broker.Bind(exchange, topic, routing_key))
+        key is a pattern: `*` is one word, `#` any number. For a headers exchange `arguments` is a flat map of headers
+        and `x-match`. Raises `ExchangeNotFound`, `TopicNotFound` and `InvalidArgument`."""
+        self.driver.request(broker.Bind(exchange, topic, routing_key, broker.encode_arguments(arguments)))
 
-    def unbind(self, exchange: str, topic: str, routing_key: str = "") -> None:
-        """No longer. Idempotent. Raises `ExchangeNotFound` and `TopicNotFound`."""
-        self.driver.request(broker.Unbind(exchange, topic, routing_key))
+    def unbind(
+        self, exchange: str, topic: str, routing_key: str = "", arguments: broker.Arguments | None = None
+    ) -> None:
+        """No longer; key and arguments are those of the bind. Idempotent. Raises `ExchangeNotFound`, `TopicNotFound`
+        and `InvalidArgument`."""
+        self.driver.request(broker.Unbind(exchange, topic, routing_key, broker.encode_arguments(arguments)))
 
     def exchanges(self, name: str = "") -> broker.ExchangeInfos:
         """All exchanges, bindings and alternates, or those of one exchange. Asked for in pages of 1,000: what changes
@@ -127,7 +132,8 @@ class Client:
             skip = len(found.exchanges) + len(found.bindings)
             page = self.driver.query(broker.ListExchanges(name, skip))
             found = found.joined(page)
-            if (not page.exchanges and not page.bindings) or skip + broker.PAGE_ROWS >= page.total:
+            rows = len(page.exchanges) + len(page.bindings)
+            if not rows or skip + rows >= page.total:
                 return found
 
     def publish(

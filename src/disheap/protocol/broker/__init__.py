@@ -5,6 +5,14 @@ fields go to the end with a default; tags are never used again. The runtime neve
 `commands`.
 """
 
+from disheap.protocol.broker.arguments import (
+    MATCHES,
+    RESERVED,
+    X_MATCH,
+    Arguments,
+    decode_arguments,
+    encode_arguments,
+)
 from disheap.protocol.broker.commands import (
     Abort,
     Ack,
@@ -48,6 +56,8 @@ from disheap.protocol.broker.commands import (
     decode_held,
 )
 from disheap.protocol.broker.fields import (
+    ARGUMENTS_BYTES_MAX,
+    ARGUMENTS_MAX,
     BATCH_HEADERS_MAX,
     BATCH_MAX,
     BATCH_PARTS_MAX,
@@ -149,6 +159,8 @@ from disheap.protocol.broker.replies import (
 )
 
 __all__ = [
+    "ARGUMENTS_BYTES_MAX",
+    "ARGUMENTS_MAX",
     "BATCH_HEADERS_MAX",
     "BATCH_MAX",
     "BATCH_PARTS_MAX",
@@ -166,6 +178,7 @@ __all__ = [
     "HOLDERS_MAX",
     "KEYS_MAX",
     "KEY_BYTES_MAX",
+    "MATCHES",
     "NAMED_MAX",
     "NAME_CHARACTERS",
     "OVERFLOWS",
@@ -173,12 +186,15 @@ __all__ = [
     "PARTS_PAGE",
     "PRIORITY_MAX",
     "PRIORITY_MIN",
+    "RESERVED",
     "STAGE_DONE",
     "STAGE_FINAL",
     "STAGE_INTERIM",
     "TOKENS_MAX",
+    "X_MATCH",
     "Abort",
     "Ack",
+    "Arguments",
     "BarrierInfo",
     "Batch",
     "BatchItem",
@@ -269,6 +285,7 @@ __all__ = [
     "check_routed",
     "checked_headers",
     "count_headers",
+    "decode_arguments",
     "decode_command",
     "decode_headers",
     "decode_held",
@@ -276,5 +293,6 @@ __all__ = [
     "decode_query",
     "decode_reply",
     "encode",
+    "encode_arguments",
     "encode_headers",
 ]

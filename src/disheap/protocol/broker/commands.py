@@ -165,9 +165,10 @@ class Purge(Exact, tag=13, frozen=True):
 
 
 class CreateExchange(Exact, tag=14, frozen=True):
-    """Create an exchange of the kind "direct", "topic" or "fanout". If it exists, nothing changes; with another kind it
-    is `ExchangeMismatch`. `auto_delete`: it is deleted with its last binding. `alternate`: the exchange that gets
-    messages for which there is no binding here, with the same routing key. It need not exist yet. Reply: `Done`."""
+    """Create an exchange of the kind "direct", "topic", "fanout" or "headers". If it exists, nothing changes; with
+    another kind it is `ExchangeMismatch`. `auto_delete`: it is deleted with its last binding. `alternate`: the exchange
+    that gets messages for which there is no binding here, with the same routing key. It need not exist yet. Reply:
+    `Done`."""
 
     exchange: Name
     kind: str = "direct"
@@ -185,19 +186,25 @@ class DeleteExchange(Exact, tag=15, frozen=True):
 
 class Bind(Exact, tag=16, frozen=True):
     """Route messages of an exchange into a topic, by a routing key. For a topic exchange the key is a pattern: `*`
-    stands for one word, `#` for any number of words. Reply: `Done`."""
+    stands for one word, `#` for any number of words. For a headers exchange `arguments` is a MessagePack map by itself,
+    with the rule of headers, of at most 16 arguments and 4 KiB. Nil asks only that the message has the header.
+    `x-match` says which of the others have to match: "all" (the default) or "any" of those whose names do not begin
+    with `x-`, "all-with-x" or "any-with-x" of all. The routing key is then a part of the binding's name alone. Other
+    exchanges refuse arguments. Reply: `Done`."""
 
     exchange: str
     topic: str
     routing_key: str = ""
+    arguments: bytes = b""
 
 
 class Unbind(Exact, tag=17, frozen=True):
-    """Delete a binding, if it exists. Reply: `Done`."""
+    """Delete the binding with this key and these arguments, if it exists. Reply: `Done`."""
 
     exchange: str
     topic: str
     routing_key: str = ""
+    arguments: bytes = b""
 
 
 class Recover(Exact, tag=18, frozen=True):

@@ -46,7 +46,7 @@ def encode_headers(headers: Mapping[str, HeaderValue]) -> bytes:
     if not headers:
         return b""
     for name, value in headers.items():
-        _check_header(name, value)
+        check_header(name, value)
     try:
         encoded = _encode(dict(headers))
     except UnicodeEncodeError as error:
@@ -130,7 +130,8 @@ def _check_size(size: int, count: int) -> None:
         raise InvalidHeaders(f"{count} headers are over the limit of {HEADERS_MAX}; put some into the payload")
 
 
-def _check_header(name: Any, value: Any) -> None:
+def check_header(name: Any, value: Any) -> None:
+    """Raises `InvalidHeaders` if this is no name or no value of a header."""
     if type(name) is not str:
         raise InvalidHeaders(f"the name of a header is text, not {type(name).__name__}")
     if not 1 <= len(name) <= NAME_CHARACTERS:

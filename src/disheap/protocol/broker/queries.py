@@ -45,8 +45,8 @@ class GetStats(Record, tag=131, frozen=True):
 
 class ListExchanges(Record, tag=132, frozen=True):
     """All exchanges, or the one named, each followed by its bindings. Each is a row, the oldest first. `skip` rows are
-    left out, and at most `limit` rows follow. Pages of different moments may miss or repeat a row. Answer:
-    `ExchangeInfos`."""
+    left out, and at most `limit` rows follow, fewer if the arguments of bindings are long. Pages of different moments
+    may miss or repeat a row. Answer: `ExchangeInfos`."""
 
     exchange: str = ""
     skip: Annotated[int, Meta(ge=0, le=1 << 31)] = 0

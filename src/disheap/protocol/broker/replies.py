@@ -129,11 +129,12 @@ class Stats(Record, tag=74, frozen=True):
 
 
 class ExchangeInfos(Record, tag=75, frozen=True):
-    """Exchanges as [exchange, kind], bindings as [exchange, topic, routing key]. `total`: the rows of both kinds, over
-    all pages. `alternates`: from each listed exchange that has an alternate to that alternate."""
+    """Exchanges as [exchange, kind], bindings as [exchange, topic, routing key, arguments] with the arguments as in
+    `Bind`. `total`: the rows of both kinds, over all pages. `alternates`: from each listed exchange that has an
+    alternate to that alternate."""
 
     exchanges: list[tuple[str, str]]
-    bindings: list[tuple[str, str, str]]
+    bindings: list[tuple[str, str, str, bytes]]
     total: int = 0
     alternates: dict[str, str] = msgspec.field(default_factory=dict)
 

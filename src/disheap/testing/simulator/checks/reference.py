@@ -105,7 +105,7 @@ class Reference:
         return broker.EnqueuedMany(first, len(command.messages))
 
     def _publish(self, command: broker.Publish, session: int) -> broker.Reply:
-        topics = self.exchanges.routed(command.exchange, command.routing_key)
+        topics = self.exchanges.routed(command.exchange, command.routing_key, command.message.headers)
         if not topics and command.mandatory:
             raise Refused("topic-not-found")
         taking = [topic for topic in topics if self._has_capacity(topic, command.message)]
@@ -210,7 +210,7 @@ class Reference:
         if isinstance(item, broker.Enqueue):
             return [self._topic(item.topic)]
         if isinstance(item, broker.Publish):
-            topics = self.exchanges.routed(item.exchange, item.routing_key)
+            topics = self.exchanges.routed(item.exchange, item.routing_key, item.message.headers)
             if not topics and item.mandatory:
                 raise Refused("topic-not-found")
             return topics
@@ -349,7 +349,7 @@ class Reference:
         """The message of a complete barrier, which full topics take as well."""
         self.seen["barrier"] += 1
         try:
-            topics = self.exchanges.routed(message.exchange, message.routing_key)
+            topics = self.exchanges.routed(message.exchange, message.routing_key, message.message.headers)
         except Refused:
             return
         for topic in topics:

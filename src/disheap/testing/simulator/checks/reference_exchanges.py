@@ -6,8 +6,8 @@ Written by the definition: every binding is looked at for every message. Topics 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from disheap.protocol import broker
 from disheap.testing.heap_records import ModelTopic
@@ -18,10 +18,16 @@ class Refused(Exception):
 
 
 class Binding(NamedTuple):
-    """A binding: the key, and the topic to which it routes."""
+    """A binding: the key, the topic to which it routes, and the arguments for a headers exchange, by their names."""
 
     key: str
     topic: ModelTopic
+    arguments: tuple[tuple[str, Any], ...] = ()
+
+    def is_for(self, command: broker.Bind | broker.Unbind, topic: ModelTopic) -> bool:
+        """Whether the command names this binding."""
+        mine = (self.key, broker.encode_arguments(dict(self.arguments)))
+        return self.topic is topic and mine == (command.routing_key, command.arguments)
 
 
 class ReferenceExchange:
@@ -33,12 +39,15 @@ class ReferenceExchange:
         self.alternate = alternate
         self.bindings: list[Binding] = []
 
-    def matches(self, pattern: str, key: str) -> bool:
-        """Whether a binding with this pattern routes a message with this key."""
+    def matches(self, binding: Binding, key: str, headers: Mapping[str, Any]) -> bool:
+        """Whether a binding routes a message with this key and these headers."""
+        pattern = binding.key
         if self.kind == "fanout":
             return True
         if self.kind == "direct":
             return pattern == key
+        if self.kind == "headers":
+            return _meets(dict(binding.arguments), headers)
         return _matches(pattern.split(".") if pattern else [], key.split(".") if key else [])
 
 
@@ -64,8 +73,8 @@ class ReferenceExchanges:
             raise Refused("exchange-not-found" if name else "invalid-argument")
         return known
 
-    def routed(self, exchange: str, key: str) -> list[ModelTopic]:
-        """The topics that a message with this key goes to. Raises `Refused`."""
+    def routed(self, exchange: str, key: str, headers: Mapping[str, Any]) -> list[ModelTopic]:
+        """The topics that a message with this key and these headers goes to. Raises `Refused`."""
         if not exchange:
             topic = self._topic(key)
             return [] if topic is None else [topic]
@@ -76,9 +85,10 @@ class ReferenceExchanges:
                 raise Refused("invalid-argument")
             tried.append(exchange)
             known = self._known(exchange)
-            leading = [binding for binding in known.bindings if known.matches(binding.key, key)]
+            leading = [binding for binding in known.bindings if known.matches(binding, key, headers)]
             found.update((id(binding.topic), binding.topic) for binding in leading)
             self._seen["long pattern"] += known.kind == "topic" and any("#." in one.key for one in leading)
+            self._seen["matching headers"] += known.kind == "headers" and any(one.arguments for one in leading)
             self._seen["alternate"] += bool(found) and len(tried) > 1
             exchange = known.alternate
         return list(found.values())
@@ -105,14 +115,19 @@ class ReferenceExchanges:
     def bind(self, command: broker.Bind, find_topic: Callable[[], ModelTopic]) -> broker.Reply:
         """Routes messages with a key to a topic. `find_topic` may refuse, after the exchange was found."""
         known, topic = self._known(command.exchange), find_topic()
-        if not any(one.key == command.routing_key and one.topic is topic for one in known.bindings):
-            known.bindings.append(Binding(command.routing_key, topic))
+        if command.arguments and known.kind != "headers":
+            raise Refused("invalid-argument")
+        if not any(one.is_for(command, topic) for one in known.bindings):
+            arguments = tuple(sorted(broker.decode_arguments(command.arguments).items()))
+            known.bindings.append(Binding(command.routing_key, topic, arguments))
         return broker.Done()
 
     def unbind(self, command: broker.Unbind, find_topic: Callable[[], ModelTopic]) -> broker.Reply:
         """Removes a binding, if it is there. `find_topic` may refuse, after the exchange was found."""
         known, topic = self._known(command.exchange), find_topic()
-        left = [one for one in known.bindings if one.key != command.routing_key or one.topic is not topic]
+        if command.arguments and known.kind != "headers":
+            raise Refused("invalid-argument")
+        left = [one for one in known.bindings if not one.is_for(command, topic)]
         if len(left) < len(known.bindings) and known.auto_delete and not left:
             del self.by_name[command.exchange]
         known.bindings = left
@@ -123,17 +138,30 @@ class ReferenceExchanges:
         chosen = [*self.by_name.items()]
         if query.exchange:
             chosen = [(query.exchange, self._known(query.exchange))]
-        rows: list[tuple[str, ...]] = []
+        rows: list[tuple[str, str] | tuple[str, str, str, bytes]] = []
         for name, known in chosen:
-            rows += [(name, known.kind), *((name, one.topic.name, one.key) for one in known.bindings)]
+            rows.append((name, known.kind))
+            for one in known.bindings:
+                rows.append((name, one.topic.name, one.key, broker.encode_arguments(dict(one.arguments))))
         page = rows[query.skip : query.skip + query.limit]
         told = {row[0] for row in page if len(row) == 2}
         return broker.ExchangeInfos(
             [row for row in page if len(row) == 2],
-            [row for row in page if len(row) == 3],
+            [row for row in page if len(row) == 4],
             len(rows),
             {name: known.alternate for name, known in chosen if known.alternate and name in told},
         )
+
+
+def _meets(arguments: dict[str, Any], headers: Mapping[str, Any]) -> bool:
+    """By the definition. A value of another type is another value; None asks for the name alone."""
+    match = arguments.pop("x-match", "all")
+    met = [
+        name in headers and (wanted is None or (type(wanted), wanted) == (type(headers[name]), headers[name]))
+        for name, wanted in arguments.items()
+        if match.endswith("-with-x") or not name.startswith("x-")
+    ]
+    return all(met) if match in ("all", "all-with-x") else any(met)
 
 
 def _matches(pattern: list[str], words: list[str]) -> bool:

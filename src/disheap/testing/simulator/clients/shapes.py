@@ -39,6 +39,7 @@ EXCHANGES: dict[str, ExchangeShape] = {
     "direct": ExchangeShape("direct"),
     "words": ExchangeShape("topic", alternate="spare"),
     "all": ExchangeShape("fanout"),
+    "by-headers": ExchangeShape("headers", alternate="spare"),
     "gone": ExchangeShape("direct", auto_delete=True),
     "spare": ExchangeShape("direct", alternate="all"),
     "lost": ExchangeShape("direct", alternate="nowhere"),
@@ -61,12 +62,33 @@ LONG_PATTERNS = (
 PATTERNS = ("a", "a.*", "#", "*.b.#", *LONG_PATTERNS)
 
 
+ARGUMENTS: tuple[dict[str, HeaderValue | None], ...] = (
+    {},
+    {"odd": True},
+    {"odd": True, "kind": 2},
+    {"odd": False, "kind": None, "x-match": "all"},
+    {"odd": 1, "kind": 3},
+    {"kind": 0, "odd": True, "x-match": "any"},
+    {"kind": 1, "x-share": None, "x-match": "any"},
+    {"kind": 1, "x-share": 0.5, "x-match": "any-with-x"},
+    {"x-share": 0.5, "kind": None, "x-match": "all-with-x"},
+)
+"""Of bindings to a headers exchange. They match the headers of `extras_of`, or not."""
+
+
 def extras_of(payload: bytes) -> tuple[dict[str, HeaderValue], str]:
     """The headers and the key that a message with this payload is sent with. Whoever gets it compares them."""
     number = crc32(payload)
     headers: dict[str, HeaderValue] = {}
     if number % 3:
-        headers = {"number": number, "start": payload[:12], "share": number / 7, "odd": number % 2 == 1}
+        headers = {
+            "number": number,
+            "start": payload[:12],
+            "share": number / 7,
+            "odd": number % 2 == 1,
+            "kind": number % 4,
+        }
+        headers["x-share"] = number % 3 / 2
     if number % 16 == 1:
         headers["long"] = "ä" * 1000
     return headers, f"customer-{number % 7}" if number % 5 > 1 else ""

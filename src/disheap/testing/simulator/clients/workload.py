@@ -26,6 +26,7 @@ from disheap.protocol import broker
 from disheap.protocol.broker import NewMessage, TopicSettings
 from disheap.testing.simulator.clients.client import Operation, Tally
 from disheap.testing.simulator.clients.shapes import (
+    ARGUMENTS,
     EXCHANGES,
     KEYS,
     LONG_PATTERNS,
@@ -131,7 +132,7 @@ class Worker(ValueOperations):
     def _all_operations(self) -> list[tuple[Callable[[], Awaitable[Any]], int]]:
         return [
             (self._enqueue, 20), (self._enqueue_many, 4), (self._pipeline, 4), (self._publish, 6), (self._fan_out, 2),
-            (self._publish_by_words, 2), (self._cast, 2), (self._batch, 6), (self._prepare, 4), (self._decide, 6),
+            (self._publish_by_words, 2), (self._publish_by_headers, 2), (self._cast, 2), (self._batch, 6), (self._prepare, 4), (self._decide, 6),
             (self._pop, 8), (self._subscribe, 4), (self._settle, 20), (self._settle_stale, 2), (self._extend, 3),
             (self._set_credit, 2), (self._overtake, 3), (self._recover, 1), (self._cancel, 3),
             (self._create_topic, 5), (self._delete_topic, 1), (self._purge, 1), (self._exclusive_topic, 1),
@@ -227,6 +228,15 @@ class Worker(ValueOperations):
         await self._client.bind("words", "jobs", self.rng.pick(LONG_PATTERNS))
         for _ in range(self.rng.between(1, 3)):
             await self._publish_one("words", self.rng.pick(KEYS))
+
+    async def _publish_by_headers(self) -> None:
+        """To whoever asked for messages with such headers. What matches nothing goes to the alternates."""
+        for exchange in ("by-headers", "spare"):
+            await self._make_exchange(exchange)
+        await self._client.bind("by-headers", "jobs", *self._place("by-headers"))
+        await self._client.bind("by-headers", "least", *self._place("by-headers"))
+        for _ in range(self.rng.between(1, 4)):
+            await self._publish_one("by-headers", self.rng.pick(KEYS))
 
     async def _cast(self) -> None:
         self._client.driver.send_transient(broker.Enqueue(self._topic(), _message(self._payload())))
@@ -439,11 +449,17 @@ class Worker(ValueOperations):
 
     async def _bind(self) -> None:
         exchange = self.rng.pick(list(EXCHANGES))
-        await self._client.bind(exchange, self._topic(), self.rng.pick(PATTERNS))
+        await self._client.bind(exchange, self._topic(), *self._place(exchange))
+
+    def _place(self, exchange: str) -> tuple[str, broker.Arguments]:
+        """The routing key and the arguments of a binding."""
+        if EXCHANGES[exchange].kind != "headers":
+            return self.rng.pick(PATTERNS), {}
+        return self.rng.pick(("", "a")), self.rng.pick(ARGUMENTS)
 
     async def _unbind(self) -> None:
         exchange = self.rng.pick(list(EXCHANGES))
-        await self._client.unbind(exchange, self._topic(), self.rng.pick(PATTERNS))
+        await self._client.unbind(exchange, self._topic(), *self._place(exchange))
 
     async def _peek(self) -> None:
         await self._client.topic(self._topic()).peek(self.rng.between(1, 5))
