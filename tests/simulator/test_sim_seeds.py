@@ -69,7 +69,7 @@ REGRESSIONS_OF_CHANGES = {
 LONG = {(1795997679, 3)}
 """The seeds that take long, and for whose fault there is another one."""
 RARE = (
-    *("dropped", "partly refused", "alternate", "long pattern"),
+    *("dropped", "partly refused", "alternate", "long pattern", "matching headers"),
     *("batch", "refused batch", "commit", "abort", "prepared ack"),
     *("barrier", "final value kept"),
 )
@@ -117,7 +117,7 @@ def test_nodes_of_a_list_that_moves_as_a_whole_find_each_other(registry: Registr
     for seed in (7023, 7031, 7045, 7489):
         result = simulate(Plan(seed, all_move=True), registry)
         assert not result.violation, f"seed {seed}: {result.violation}"
-        moves += result.faults["move all"]
+        moves += result.faults.get("move all", 0)
     assert moves >= 6
 
 
