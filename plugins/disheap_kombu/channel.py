@@ -31,16 +31,12 @@ from kombu.transport import base
 
 from disheap.protocol import broker
 from disheap_kombu.channel_connection import ChannelConnection
+from disheap_kombu.exchanges import ExchangeMethods
 from disheap_kombu.publishing import messages
 from disheap_kombu.publishing.delays import delay_ms, take_due_time
 from disheap_kombu.publishing.messages import Outgoing
 from disheap_kombu.publishing.publish_batch import PublishBatch
-from disheap_kombu.queues import (
-    STANDARD_EXCHANGES,
-    alternate_exchange,
-    topic_settings,
-    warn_of_consumer_arguments,
-)
+from disheap_kombu.queues import topic_settings, warn_of_consumer_arguments
 from disheap_kombu.subscription import Subscription
 
 if TYPE_CHECKING:
@@ -60,7 +56,7 @@ under way when a connection breaks. Events and remote control are worth neither 
 lease: their queues (`Connection.consumes_without_leases`) are consumed so."""
 
 
-class Channel(base.StdChannel):
+class Channel(ExchangeMethods, base.StdChannel):
     """A kombu channel: the methods of AMQP, as commands of the machine `heap`."""
 
     def __init__(self, connection: ChannelConnection, channel_id: int) -> None:
@@ -150,16 +146,21 @@ class Channel(base.StdChannel):
             raise AMQPNotImplementedError("immediate=True is not supported (nor by RabbitMQ); use expiration instead")
         if type(message) is not Outgoing:
             message = Outgoing(message, content_type="text/plain", content_encoding="utf-8")
-        routing_key = routing_key or ""
+        exchange, routing_key = exchange or "", routing_key or ""
+        payload = messages.encode(message, exchange, routing_key)
+        headers = b""
+        if exchange:
+            self._ensure_standard_exchange(exchange)
+            if not exchange.endswith(REMOTE_CONTROL):
+                headers = self._open_connection.exchanges.routing_headers(exchange, message.headers)
         new = broker.NewMessage(
-            messages.encode(message, exchange or "", routing_key),
+            payload,
             messages.checked_priority(message.priority, self._open_connection.priority_sign),
             delay_ms(message.due_s),
             messages.expires_ms(message.properties),
+            headers,
         )
-        command = broker.Publish(exchange or "", routing_key, new)
-        self._ensure_standard_exchange(command.exchange)
-        return message, command
+        return message, broker.Publish(exchange, routing_key, new)
 
     def create_publish_batch(self, max_size: int) -> PublishBatch:
         """kombu 5.7 calls this for `Producer.batch`."""
@@ -350,46 +351,6 @@ class Channel(base.StdChannel):
                 break
             yield self._unacked.pop(tag)
 
-    # --- exchanges ---
-
-    def exchange_declare(
-        self,
-        exchange: str = "",
-        type: str = "direct",
-        passive: bool = False,
-        durable: bool = False,
-        auto_delete: bool = True,
-        nowait: bool = False,
-        arguments: dict[str, Any] | None = None,
-        **_: Any,
-    ) -> None:
-        """404 for a passive declaration of what is not there, 406 where it has another type."""
-        if passive:
-            self._ensure_standard_exchange(exchange)
-            found = self._open_connection.query(broker.ListExchanges(exchange))
-            if not any(name == exchange for name, _kind in found.exchanges):
-                raise NotFound(f"no exchange {exchange!r}")
-            return
-        if type not in broker.EXCHANGE_KINDS:
-            raise AMQPNotImplementedError(f"exchange type {type!r} is not supported; use direct, topic or fanout")
-        alternate = alternate_exchange(exchange, arguments or {})
-        self._open_connection.call(broker.CreateExchange(exchange, type, bool(auto_delete), alternate))
-
-    def _ensure_standard_exchange(self, exchange: str) -> None:
-        if exchange in STANDARD_EXCHANGES and exchange not in self._made_exchanges:
-            self._open_connection.call(broker.CreateExchange(exchange, STANDARD_EXCHANGES[exchange]))
-            self._made_exchanges.add(exchange)
-
-    def exchange_delete(self, exchange: str = "", if_unused: bool = False, nowait: bool = False, **_: Any) -> None:
-        """Deletes an exchange. Nothing happens if there is none."""
-        self._open_connection.call(broker.DeleteExchange(exchange, bool(if_unused)))
-
-    def exchange_bind(self, *_: Any, **__: Any) -> None:
-        """Raises `AMQPNotImplementedError`: there are no bindings between exchanges."""
-        raise AMQPNotImplementedError("bindings between exchanges are not supported; bind the queue to both")
-
-    exchange_unbind = exchange_bind
-
     # --- queues ---
 
     def prepare_queue_arguments(self, arguments: dict[str, Any] | None, **options: Any) -> dict[str, Any]:
@@ -419,18 +380,6 @@ class Channel(base.StdChannel):
             info = self._open_connection.call(broker.CreateTopic(queue, settings))
             self._open_connection.note_declared("", info.topic, is_temporary=bool(exclusive or auto_delete))
         return queue_declare_ok_t(info.topic, info.ready, info.consumers)
-
-    def queue_bind(self, queue: str, exchange: str = "", routing_key: str = "", *_: Any, **__: Any) -> None:
-        """Binds a queue to an exchange."""
-        if exchange:  # every queue is bound to the default exchange, by its name
-            self._ensure_standard_exchange(exchange)
-            self._open_connection.call(broker.Bind(exchange, queue, routing_key or ""))
-            self._open_connection.note_declared(exchange)
-            self._open_connection.note_bound(queue)
-
-    def queue_unbind(self, queue: str, exchange: str, routing_key: str = "", *_: Any, **__: Any) -> None:
-        """Removes a binding."""
-        self._open_connection.call(broker.Unbind(exchange, queue, routing_key or ""))
 
     def queue_purge(self, queue: str = "", nowait: bool = False, **_: Any) -> int:
         """How many messages were dropped; those in somebody's hands stay."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from disheap.protocol import broker
+from disheap_kombu.publishing.header_routing import ExchangeKinds
 from disheap_kombu.subscription import Subscription
 
 
@@ -26,6 +27,10 @@ class ChannelConnection(Protocol):
     @property
     def cluster(self) -> tuple[str, int]:
         """The id of the cluster, and the number of the group."""
+
+    @property
+    def exchanges(self) -> ExchangeKinds:
+        """The kinds of the exchanges."""
 
     def call(self, command: broker.Command, timeout_s: float | None = None) -> Any:
         """Sends a command and returns its reply."""

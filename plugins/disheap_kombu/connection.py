@@ -26,6 +26,7 @@ from disheap_kombu.channel import Channel
 from disheap_kombu.declarations import Declarations
 from disheap_kombu.failures import BatchTooLarge, QueueFull, refusal_of_full_queues, translated
 from disheap_kombu.namespaces import Namespace
+from disheap_kombu.publishing.header_routing import ExchangeKinds
 from disheap_kombu.publishing.unconfirmed import Unconfirmed, suspend
 from disheap_kombu.publishing.window import Window
 from disheap_kombu.reading.events import SessionEvents
@@ -74,6 +75,7 @@ class Connection(SessionEvents):
         self._channel_ids = count(1)
         self._groups = count(1)
         self._declarations = Declarations()
+        self.exchanges = ExchangeKinds(self.query)
         self._unconfirmed = Unconfirmed() if unconfirmed is None else unconfirmed
         self._has_sent_transient = False  # since the last query
         self._window = window

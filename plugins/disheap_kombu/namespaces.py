@@ -62,5 +62,9 @@ class Namespace:
             return structs.replace(reply, topic=reply.topic.removeprefix(self._prefix))
         if type(reply) is broker.ExchangeInfos:
             exchanges = [(name.removeprefix(self._prefix), kind) for name, kind in reply.exchanges]
-            return structs.replace(reply, exchanges=exchanges)
+            alternates = {
+                name.removeprefix(self._prefix): alternate.removeprefix(self._prefix)
+                for name, alternate in reply.alternates.items()
+            }
+            return structs.replace(reply, exchanges=exchanges, alternates=alternates)
         return reply

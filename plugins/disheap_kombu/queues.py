@@ -28,7 +28,7 @@ from amqp.exceptions import PreconditionFailed
 from disheap.protocol import broker
 from disheap_kombu.publishing.messages import duration_ms
 
-STANDARD_EXCHANGES = {f"amq.{kind}": kind for kind in broker.EXCHANGE_KINDS}
+STANDARD_EXCHANGES = {**{f"amq.{kind}": kind for kind in broker.EXCHANGE_KINDS}, "amq.match": "headers"}
 """AMQP's own: there without being declared, and kombu declares no name that begins so."""
 OVERFLOWS = {"drop-head": "drop", "reject-publish": "reject", "reject-publish-dlx": "reject"}
 QUEUE_TYPES = ("classic", "quorum")

@@ -97,6 +97,8 @@ class FakeDriver:
                 return broker.Subscribed(self._numbers)
             case broker.CreateTopic():
                 return broker.TopicInfo(command.topic, command.settings, 0, 0, 0, 0, 0, True)
+            case broker.ListExchanges():
+                return broker.ExchangeInfos([(command.exchange, "direct")], [], 1)
             case broker.Purge() | broker.DeleteTopic():
                 return broker.Removed(3)
         return broker.Done()

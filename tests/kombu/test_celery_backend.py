@@ -6,10 +6,12 @@ import os
 import sys
 import threading
 import time
+from datetime import timedelta
 from itertools import count
 
 import pytest
 from celery import Celery, signals, states
+from celery._state import _task_stack
 from celery.app.task import Context
 from celery.exceptions import ChordError, TimeoutError
 from celery.result import GroupResult
@@ -24,6 +26,7 @@ from disheap_celery import register
 from disheap_celery.consumer import WATCHED_MAX
 from disheap_celery.failures import BackendUnreachable, ResultTooLarge
 from disheap_celery.options import results_url
+from disheap_kombu.publishing import messages
 
 numbers = count()
 
@@ -339,6 +342,32 @@ def test_a_broker_that_is_away_is_an_error_that_may_be_tried_again(task_id):
 # --- chords ---
 
 
+@pytest.mark.parametrize(
+    ("conf", "member_ms", "chord_ms"),
+    [
+        ({"result_expires": 60}, 86_400_000, 86_400_000),
+        ({"result_expires": 90_000}, 90_000_000, 90_000_000),
+        ({"result_expires": 60, "result_chord_expires": 5}, 60_000, 5000),
+        ({"result_expires": 60, "result_chord_expires": 120.0}, 120_000, 120_000),
+        ({"result_expires": 60, "result_chord_expires": timedelta(minutes=3)}, 180_000, 180_000),
+        ({"result_expires": 60, "result_chord_expires": 0}, 0, 0),
+        ({"result_expires": 0, "result_chord_expires": 5}, 0, 5000),
+    ],
+)
+def test_a_chord_is_kept_as_long_as_the_application_says(node, monkeypatch, conf, member_ms, chord_ms):
+    app = Celery("chords", broker=node.url, backend=node.url)
+    app.conf.update(conf)
+    sent = []
+    monkeypatch.setattr(app.backend.results, "call", sent.append)
+    app.backend.set_chord_size("g", 2)
+    one = member("g-0", "g", 0, app.signature("kombu_app.total_size"))
+    app.backend.mark_as_done(one.id, 1, one)
+    app.backend.mark_as_done("alone", 1)
+    assert [command.lifetime_ms for command in sent if isinstance(command, broker.SetBarrier)] == [chord_ms]
+    expires = {command.key: command.expires_ms for command in sent if isinstance(command, broker.SetValue)}
+    assert list(expires.values()) == [member_ms, conf["result_expires"] * 1000]
+
+
 def begin_chord(app, backend, size):
     group_id = f"chord-{next(numbers)}"
     body = app.signature("kombu_app.total_size").set(task_id=f"body-{group_id}")
@@ -419,6 +448,25 @@ def test_the_body_is_sent_once_with_the_results_in_the_order_of_the_header(app, 
     assert waiting_tasks(node) == before + 1
     with disheap.sync.connect(node.url) as client:
         assert b"[0, 10, 20]" in client.topic("celery").peek(1000)[-1].payload
+
+
+def test_the_parent_of_a_body_is_the_member_that_ended_last(app, backend, node):
+    group_id, body = begin_chord(app, backend, 2)
+    for n in (1, 0):
+        one = member(f"{group_id}-{n}", group_id, n, body)
+        backend.mark_as_done(one.id, n, one)
+    task = app.tasks["disheap.finish_chord"]
+    task.push_request(id="finisher", called_directly=False, is_eager=False)
+    _task_stack.push(task)
+    try:
+        finish(app, group_id, body)
+        assert task.request.id == "finisher"
+    finally:
+        _task_stack.pop()
+        task.pop_request()
+    with disheap.sync.connect(node.url) as client:
+        sent = client.topic("celery").peek(1000)[-1]
+    assert messages.decode(sent.payload).headers["parent_id"] == f"{group_id}-0"
 
 
 def test_a_chord_with_a_member_that_failed_fails_its_body(app, backend):

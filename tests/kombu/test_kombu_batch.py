@@ -26,6 +26,8 @@ def allow(driver, command_bytes):
 
 
 def test_a_batch_is_one_command_at_its_end(producer, driver):
+    producer.channel.exchange_declare("e")
+    driver.commands.clear()
     with producer.batch():
         producer.publish("a", routing_key="q")
         producer.publish("b", exchange="e", routing_key="k", priority=5)

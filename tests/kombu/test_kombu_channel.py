@@ -378,7 +378,7 @@ def test_a_query_waits_for_the_commands_before_it(channel, driver):
     driver.answers[broker.ListExchanges] = broker.ExchangeInfos([("e", "direct")], [])
     channel.basic_publish(channel.prepare_message("x", properties={"delivery_mode": 1}), routing_key="q")
     channel.exchange_declare("e", passive=True)
-    assert driver.commands[-2:] == [broker.Ack([]), broker.ListExchanges("e")] and driver.waits == 1
+    assert driver.commands[-2:] == [broker.Ack([]), broker.ListExchanges("e", 0, 1)] and driver.waits == 1
 
 
 def test_a_consumer_that_the_broker_ended_is_told(connection, channel, driver):
@@ -504,8 +504,8 @@ def test_exchanges_and_bindings(channel, driver):
     channel.exchange_declare("e", passive=True)
     with pytest.raises(NotFound):
         channel.exchange_declare("other", passive=True)
-    with pytest.raises(AMQPNotImplementedError):
-        channel.exchange_declare("e", "headers")
+    with pytest.raises(AMQPNotImplementedError, match="direct, topic, fanout, headers"):
+        channel.exchange_declare("e", "x-random")
 
 
 # --- the end ---

@@ -177,7 +177,7 @@ def test_an_unreadable_url_is_not_retried():
 
 def test_the_transport_implements_what_celery_needs():
     assert Transport.implements.asynchronous and Transport.implements.heartbeats and Transport.implements.batch_publish
-    assert Transport.implements.exchange_type == {"direct", "topic", "fanout"}
+    assert Transport.implements.exchange_type == {"direct", "topic", "fanout", "headers"}
     transport = Connection("disheap://").transport
     assert (transport.driver_type, transport.driver_name) == ("disheap", "disheap")
     assert transport.driver_version().count(".") == 2

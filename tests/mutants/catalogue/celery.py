@@ -64,7 +64,7 @@ MUTANTS = (
                 "pass",
             ),
         ),
-        ("tests/kombu/test_celery_results.py::test_the_parent_of_a_body_is_a_member_of_the_chord",),
+        (BACKEND + "test_the_parent_of_a_body_is_the_member_that_ended_last",),
         simulated=False,
     ),
     Mutant(

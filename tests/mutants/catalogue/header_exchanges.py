@@ -6,7 +6,30 @@ from tests.mutants.mutant import Mutant, Patch
 
 HEADERS = "tests/heap/test_header_exchanges.py::"
 
+EXCHANGES = "tests/kombu/test_kombu_exchanges.py::"
+
 MUTANTS = (
+    Mutant(
+        "headers-of-kombu-stay-in-the-payload",
+        "a message of kombu for a headers exchange goes nowhere, because the broker does not see its headers",
+        (Patch("disheap_kombu:ExchangeKinds.routing_headers", "return flat_headers(headers)", 'return b""'),),
+        (EXCHANGES + "test_messages_go_where_their_headers_lead",),
+        simulated=False,
+    ),
+    Mutant(
+        "nested-headers-of-celery-are-refused",
+        "no task can be sent to a headers exchange, because Celery's own headers have lists and None among them",
+        (Patch("disheap_kombu:flat_headers", "if type(value) in FLAT and", "if"),),
+        (EXCHANGES + "test_values_that_are_not_flat_take_no_part",),
+        simulated=False,
+    ),
+    Mutant(
+        "every-message-carries-its-headers-twice",
+        "each task of each application takes a third more memory in the broker",
+        (Patch("disheap_kombu:ExchangeKinds.routing_headers", 'if kind == "headers":', "if kind:"),),
+        (EXCHANGES + "test_only_a_headers_exchange_is_sent_the_headers_apart",),
+        simulated=False,
+    ),
     Mutant(
         "any-header-wants-all",
         "a binding that wants any of several headers gets only the messages that have all of them",

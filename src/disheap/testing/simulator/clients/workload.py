@@ -134,10 +134,10 @@ class Worker(ValueOperations):
             (self._enqueue, 20), (self._enqueue_many, 4), (self._pipeline, 4), (self._publish, 6), (self._fan_out, 2),
             (self._publish_by_words, 2), (self._publish_by_headers, 2), (self._cast, 2), (self._batch, 6),
             (self._prepare, 4), (self._decide, 6), (self._pop, 8), (self._subscribe, 4), (self._settle, 20),
-            (self._settle_stale, 2), (self._extend, 3), (self._set_credit, 2), (self._overtake, 3), (self._recover, 1), (self._cancel, 3),
-            (self._create_topic, 5), (self._delete_topic, 1), (self._purge, 1), (self._exclusive_topic, 1),
-            (self._exchange, 4), (self._bind, 3), (self._unbind, 1), (self._peek, 5), (self._ask, 6),
-            (self._set_value, 6), (self._set_barrier, 3), (self._watch, 3), (self._delete_values, 1),
+            (self._settle_stale, 2), (self._extend, 3), (self._set_credit, 2), (self._overtake, 3), (self._recover, 1),
+            (self._cancel, 3), (self._create_topic, 5), (self._delete_topic, 1), (self._purge, 1),
+            (self._exclusive_topic, 1), (self._exchange, 4), (self._bind, 3), (self._unbind, 1), (self._peek, 5),
+            (self._ask, 6), (self._set_value, 6), (self._set_barrier, 3), (self._watch, 3), (self._delete_values, 1),
             (self._status, 1), (self._transfer, 1),
         ]  # fmt: skip
 
