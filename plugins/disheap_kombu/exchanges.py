@@ -28,7 +28,7 @@ class ExchangeMethods:
     """AMQP's methods on exchanges and bindings. A part of `Channel`."""
 
     _made_exchanges: set[str]
-    """Of the standard exchanges."""
+    """The standard exchanges that this channel has created."""
 
     @property
     def _open_connection(self) -> ChannelConnection:

@@ -189,7 +189,7 @@ def _with_headers(count: int) -> broker.NewMessage:
 
 
 def _some_arguments(random: Random) -> bytes:
-    """Of a binding to a headers exchange, for the names of `_with_headers`."""
+    """Arguments of a binding to a headers exchange, for the names of `_with_headers`."""
     names = random.sample(range(20), random.choice([0, 1, 4, 15]))
     match = random.choice(broker.MATCHES)
     return broker.encode_arguments({"x-match": match, **{f"n{n}": random.choice([n, None]) for n in names}})

@@ -6,8 +6,8 @@ The tests are those of the installed Celery. They are unpacked into DIRECTORY. R
 redis-server of this run. `--broker redis` shows which tests fail on a broker other than disheap too. Without a module
 among the arguments, those of `RUNS` are run. `celery_listed.toml` names the tests that do not pass, with the reasons.
 
-Celery's tests skip a third of themselves unless the URL of the backend begins with `redis`, although they ask nothing
-of Redis but a place to count in. `admit_backend` lets them run with disheap too.
+A third of Celery's tests skip themselves unless the URL of the backend begins with `redis`. Most of them ask nothing of
+Redis but a place to count in. `admit_backend` lets them run with disheap too.
 
 The tests of one process share a queue, a worker and keys in Redis. So each of the N jobs has a cluster and a
 redis-server of its own. Most tests wait most of the time.

@@ -188,9 +188,9 @@ class Bind(Exact, tag=16, frozen=True):
     """Route messages of an exchange into a topic, by a routing key. For a topic exchange the key is a pattern: `*`
     stands for one word, `#` for any number of words. For a headers exchange `arguments` is a MessagePack map by itself,
     with the rule of headers, of at most 16 arguments and 4 KiB. Nil asks only that the message has the header.
-    `x-match` says which of the others have to match: "all" (the default) or "any" of those whose names do not begin
-    with `x-`, "all-with-x" or "any-with-x" of all. The routing key is then a part of the binding's name alone. Other
-    exchanges refuse arguments. Reply: `Done`."""
+    `x-match` says how many of the others have to match: "all" (the default) or "any". Names that begin with `x-` do
+    not count, unless it is "all-with-x" or "any-with-x". The routing key is then a part of the binding's name alone.
+    Other exchanges refuse arguments. Reply: `Done`."""
 
     exchange: str
     topic: str

@@ -73,7 +73,7 @@ ARGUMENTS: tuple[dict[str, HeaderValue | None], ...] = (
     {"kind": 1, "x-share": 0.5, "x-match": "any-with-x"},
     {"x-share": 0.5, "kind": None, "x-match": "all-with-x"},
 )
-"""Of bindings to a headers exchange. They match the headers of `extras_of`, or not."""
+"""The arguments of bindings to a headers exchange. Some match the headers of `extras_of`."""
 
 
 def extras_of(payload: bytes) -> tuple[dict[str, HeaderValue], str]:
