@@ -1,1 +1,4 @@
-"""Benchmarks with pytest-benchmark: `tox -e benchmarks`. No test of the ordinary runs is in here."""
+"""Benchmarks. `seed` runs with pytest-benchmark (`tox -e benchmarks`), `peers` by itself (`tox -e peers`).
+
+Of the ordinary runs, only the tests of `peers` are in here. Start reading at `peers`.
+"""
