@@ -26,6 +26,13 @@ PASSING = Figures(
     nodes=3,
     state_hashes_equal=True,
     seconds=1.0,
+    delayed_tasks=10,
+    delayed_early=0,
+    delayed_late_seconds=0.1,
+    prefetched_tasks=4,
+    overtaking_wait_tasks=1,
+    chord_tasks=20,
+    chord_right=True,
 )
 
 
@@ -132,6 +139,16 @@ def test_hashes_are_compared_at_one_index_on_every_node(hashes: dict[str, tuple[
     assert counting.hashes_equal(hashes, 3) is equal
 
 
+def test_a_task_with_a_countdown_is_early_before_it_is_due_and_late_after() -> None:
+    """They start at 100 and 120 ns."""
+    published = [Published(0, 1, 5, due_ns=101), Published(1, 1, 5, due_ns=110), Published(2, 1, 5)]
+    assert counting.early(published, ran(0, 1, 2)) == 1
+    assert counting.early([Published(0, 1, 5, due_ns=100)], ran(0)) == 0
+    assert counting.late_seconds(published, ran(0, 1, 2)) == pytest.approx(10e-9)
+    assert math.isinf(counting.late_seconds(published, ran(0)))
+    assert counting.late_seconds([], ran(0)) == 0
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -140,9 +157,13 @@ def test_hashes_are_compared_at_one_index_on_every_node(hashes: dict[str, tuple[
         ("priority_inversions", 1),
         ("urgent_wait_tasks", counting.URGENT_WAIT_MAX + 1),
         ("state_hashes_equal", False),
+        ("delayed_early", 1),
+        ("prefetched_tasks", counting.OVERTAKING_WAIT_MAX),
+        ("overtaking_wait_tasks", counting.OVERTAKING_WAIT_MAX + 1),
+        ("chord_right", False),
     ],
 )
-def test_the_demo_fails_when_anything_was_lost_doubled_out_of_order_or_unequal(field: str, value: int) -> None:
+def test_the_demo_fails_when_anything_was_lost_doubled_out_of_order_or_wrong(field: str, value: int) -> None:
     from msgspec.structs import replace
 
     assert counting.passed(PASSING)

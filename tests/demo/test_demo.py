@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from disheap.cli.demo import run
 from disheap.cli.demo.command import demo
+from disheap.cli.demo.watching import DemoFailed
 from disheap.cli.processes.children import Child
 
 COMMAND = (sys.executable, "-m", "disheap", "demo")
@@ -40,13 +41,18 @@ def test_nothing_is_lost_doubled_or_out_of_order_while_the_leader_is_killed(
     )
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
-    assert figures["published"] == figures["confirmed"] == figures["executed"] == 210
+    assert figures["published"] == figures["confirmed"] == figures["executed"] == 229
     assert figures["executed_twice"] == figures["lost"] == figures["priority_inversions"] == 0
     assert figures["urgent_wait_tasks"] <= 2
     assert figures["urgent_tasks"] == 10
     assert 0 < figures["leaderless_seconds"] < 30  # the machine that runs the tests may be busy; the bar is the demo's
     assert figures["nodes"] == 3
     assert figures["state_hashes_equal"] is True
+    assert (figures["delayed_tasks"], figures["delayed_early"]) == (10, 0)
+    assert 0 <= figures["delayed_late_seconds"] < 30
+    assert figures["prefetched_tasks"] >= 3
+    assert figures["overtaking_wait_tasks"] <= 1
+    assert (figures["chord_tasks"], figures["chord_right"]) == (20, True)
     assert figures["passed"] is True
     assert figures["disk_bytes"] > 0
     assert figures["tasks_per_second"] > 0
@@ -95,13 +101,13 @@ def own_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.timeout(120)
 def test_a_worker_that_ends_fails_the_demo_and_its_log_is_shown(own_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: run.Demo) -> Child:
+    def broken(self: run.Demo, prefetch: str = "") -> Child:
         command = [sys.executable, "-c", "print('this worker is broken'); raise SystemExit(7)"]
         return Child("worker", command, self._cluster.directory / "worker.log", os.environ)
 
     monkeypatch.setattr(run.Demo, "_make_worker", broken)
     done = CliRunner().invoke(demo, ["--tasks", "2"])
-    assert isinstance(done.exception, run.DemoFailed)
+    assert isinstance(done.exception, DemoFailed)
     assert done.exception.exit_code == 1
     assert "the Celery worker ended with exit code 7" in str(done.exception)
     assert "this worker is broken" in done.output

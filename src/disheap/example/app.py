@@ -1,4 +1,4 @@
-"""The application that `disheap demo` runs: one task, which writes down that it ran.
+"""The application that `disheap demo` runs: tasks that write down that they ran, and the tasks of a chord.
 
 It is an ordinary Celery application. All it has of disheap is its broker URL. Its settings come from the environment,
 so that any worker on any machine can run it:
@@ -24,11 +24,12 @@ BROKER_VARIABLE = "DISHEAP_EXAMPLE_BROKER"
 RECORD_VARIABLE = "DISHEAP_EXAMPLE_RECORD"
 QUEUE = "disheap.example"
 
-app = Celery("disheap.example", broker=os.environ.get(BROKER_VARIABLE, "disheap://"))
+URL = os.environ.get(BROKER_VARIABLE, "disheap://")
+
+app = Celery("disheap.example", broker=URL, backend=URL)
 app.conf.update(
     task_default_queue=QUEUE,
-    task_ignore_result=True,  # there is no result backend, and nobody asks
-    worker_prefetch_multiplier=1,  # an urgent task waits for the one that runs and the one that is next, no more
+    task_ignore_result=True,  # nobody asks, except for the tasks of a chord
     broker_connection_retry_on_startup=True,
 )
 
@@ -40,6 +41,30 @@ def work(number: int, priority: int) -> None:
     digest = b"%d" % number
     for _ in range(100):
         digest = blake2b(digest).digest()
+    _write_down(number, priority, started_ns)
+
+
+@app.task  # type: ignore[untyped-decorator]
+def nap(number: int, priority: int, seconds: float) -> None:
+    """Takes so long, and writes a line into the record."""
+    started_ns = time.monotonic_ns()
+    time.sleep(seconds)
+    _write_down(number, priority, started_ns)
+
+
+@app.task(ignore_result=False)  # type: ignore[untyped-decorator]
+def square(number: int) -> int:
+    """A member of a chord."""
+    return number * number
+
+
+@app.task(ignore_result=False)  # type: ignore[untyped-decorator]
+def total(numbers: list[int]) -> int:
+    """The body of a chord."""
+    return sum(numbers)
+
+
+def _write_down(number: int, priority: int, started_ns: int) -> None:
     os.write(_record(), b"%d %d %d %d\n" % (number, priority, started_ns, time.monotonic_ns()))
 
 

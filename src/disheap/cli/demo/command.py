@@ -37,9 +37,10 @@ TASKS_MAX = 100_000
 def demo(invocation: Invocation, /, tasks: int) -> int:
     """Three nodes, a Celery worker, and a leader that is killed half-way.
 
-    Everything is on loopback and in a temporary directory, and is gone afterwards. Needs Celery (pip install
-    celery). Exit code 1 if a task was lost, ran twice or ran out of order, or if the nodes ended with
-    different states.
+    Meanwhile tasks with a countdown wait in the broker. Then an urgent task overtakes those that a worker has
+    prefetched, and a chord has its result in the broker. Everything is on loopback and in a temporary directory,
+    and is gone afterwards. Needs Celery (pip install celery). Exit code 1 if a task was lost, ran twice, too early
+    or out of order, if the chord's result is wrong, or if the nodes ended with different states.
 
     Example: disheap demo --tasks 500
     """
@@ -109,7 +110,7 @@ def _print_table(figures: Figures) -> None:
 
 def _rows(figures: Figures) -> list[tuple[str, str, str, bool]]:
     """(what, measured, what it should be, whether it is)"""
-    from disheap.cli.demo.counting import LEADERLESS_MAX_S, URGENT_WAIT_MAX
+    from disheap.cli.demo.counting import LATE_MAX_S, LEADERLESS_MAX_S, OVERTAKING_WAIT_MAX, URGENT_WAIT_MAX
 
     all_tasks, f = figures.published, figures
     return [
@@ -130,6 +131,36 @@ def _rows(figures: Figures) -> list[tuple[str, str, str, bool]]:
             f"{f.leaderless_seconds:.2f}",
             f"at most {LEADERLESS_MAX_S:g}",
             f.leaderless_seconds <= LEADERLESS_MAX_S,
+        ),
+        (
+            f"of {f.delayed_tasks} tasks with a countdown, too early",
+            f"{f.delayed_early}",
+            "0",
+            not f.delayed_early,
+        ),
+        (
+            "seconds that one of them was late, at most",
+            f"{f.delayed_late_seconds:.2f}",
+            f"at most {LATE_MAX_S:g}",
+            f.delayed_late_seconds <= LATE_MAX_S,
+        ),
+        (
+            "tasks with the worker when an urgent one comes",
+            f"{f.prefetched_tasks}",
+            f"more than {OVERTAKING_WAIT_MAX}",
+            f.prefetched_tasks > OVERTAKING_WAIT_MAX,
+        ),
+        (
+            "other tasks that one waited for",
+            f"{f.overtaking_wait_tasks}",
+            f"at most {OVERTAKING_WAIT_MAX}",
+            f.overtaking_wait_tasks <= OVERTAKING_WAIT_MAX,
+        ),
+        (
+            f"result of a chord of {f.chord_tasks} tasks",
+            "right" if f.chord_right else "WRONG",
+            "right",
+            f.chord_right,
         ),
         ("state hashes of the nodes", "equal" if f.state_hashes_equal else "UNEQUAL", "equal", f.state_hashes_equal),
         ("tasks per second, the outage included", f"{f.tasks_per_second:,.0f}", "", True),

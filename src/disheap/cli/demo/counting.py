@@ -13,16 +13,21 @@ import msgspec
 
 URGENT_WAIT_MAX = 2
 """The task that runs when an urgent one comes in, and the one that the worker holds already: prefetch 1."""
+OVERTAKING_WAIT_MAX = 1
+"""The task that runs. Those that the worker holds beside it go back when an urgent one comes in."""
 LEADERLESS_MAX_S = 3.0
+LATE_MAX_S = 3.0
 
 
 class Published(msgspec.Struct, frozen=True):
-    """One task, in the order of publishing. `confirmed_ns` is 0 if no confirmation came."""
+    """One task, in the order of publishing. `confirmed_ns` is 0 if no confirmation came, and `due_ns` if it may run at
+    once."""
 
     number: int
     priority: int
     confirmed_ns: int
     urgent: bool = False
+    due_ns: int = 0
 
 
 class Execution(msgspec.Struct, frozen=True):
@@ -51,14 +56,24 @@ class Figures(msgspec.Struct, frozen=True):
     nodes: int
     state_hashes_equal: bool
     seconds: float
+    delayed_tasks: int
+    delayed_early: int
+    delayed_late_seconds: float
+    prefetched_tasks: int
+    overtaking_wait_tasks: int
+    chord_tasks: int
+    chord_right: bool
     passed: bool = False
 
 
 def passed(figures: Figures) -> bool:
-    """Nothing lost, doubled, out of order or unequal. An urgent task that waited for more than prefetch explains was
-    overtaken: out of order. Speed is shown, and fails nothing: it is the machine's as much as ours."""
+    """Nothing lost, doubled, out of order, early, wrong or unequal. An urgent task that waited for more than prefetch
+    explains was overtaken: out of order. Speed is shown, and fails nothing: it is the machine's as much as ours."""
     in_order = figures.priority_inversions == 0 and figures.urgent_wait_tasks <= URGENT_WAIT_MAX
-    return figures.executed_twice == 0 and figures.lost == 0 and in_order and figures.state_hashes_equal
+    overtakes = figures.prefetched_tasks > OVERTAKING_WAIT_MAX >= figures.overtaking_wait_tasks
+    once = figures.executed_twice == 0 and figures.lost == 0
+    is_right = figures.delayed_early == 0 and figures.chord_right and figures.state_hashes_equal
+    return once and in_order and overtakes and is_right
 
 
 def read_record(text: str) -> list[Execution]:
@@ -111,6 +126,19 @@ def urgent_wait_tasks(published: Iterable[Published], executions: Sequence[Execu
         ),
         default=0,
     )
+
+
+def early(published: Iterable[Published], executions: Sequence[Execution]) -> int:
+    """Tasks with a countdown that started before they were due."""
+    starts = first_starts(executions)
+    return sum(starts.get(task.number, task.due_ns) < task.due_ns for task in published if task.due_ns)
+
+
+def late_seconds(published: Iterable[Published], executions: Sequence[Execution]) -> float:
+    """The longest time from when a task with a countdown was due to its start. Infinite if one did not start."""
+    starts = first_starts(executions)
+    due = {task.number: task.due_ns for task in published if task.due_ns}
+    return max(((starts[one] - due[one]) / 1e9 if one in starts else float("inf") for one in due), default=0.0)
 
 
 def leaderless_seconds(published: Iterable[Published], killed_ns: int) -> float:
