@@ -14,7 +14,7 @@ from disheap.cli.terminal.progress import Show
 
 NAPS, NAP_S = 8, 0.3
 PREFETCHED_MIN = 3
-"""So many tasks at least are with the worker when the urgent one comes."""
+"""The tasks that are with the worker, at least, when the urgent one comes."""
 URGENT = 1_000_000
 CHORD_TASKS = 20
 CHORD_S = 60.0

@@ -1,1 +1,4 @@
-"""The steps of the database, as Django makes them. Start reading at `0001_initial`."""
+"""The steps of the database, as Django makes them.
+
+`manage.py migrate` runs them. They know the tables, and nothing else of the site. Start reading at `0001_initial`.
+"""
