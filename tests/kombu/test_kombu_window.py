@@ -9,6 +9,7 @@ import warnings
 from types import SimpleNamespace
 
 import pytest
+from celery import signals
 from kombu.exceptions import OperationalError
 from kombu_cluster import HERE, Cluster, wait_until
 from kombu_fakes import FakeDriver
@@ -231,6 +232,20 @@ def test_the_end_of_a_process_raises_what_has_failed():
     driver.arriving.extend([OK, TopicFull("full")])
     with pytest.raises(EarlierPublishesFailed, match="1 messages"):
         windows.flush_at_exit(sender=None, pid=1, exitcode=0)  # as Celery's signal calls it
+    channel.connection.close()
+
+
+def test_a_process_of_celerys_pool_confirms_before_it_ends(driver):
+    class Owner(SimpleNamespace):
+        __hash__ = object.__hash__
+
+    owner = Owner()
+    channel = Connection(driver, owner, window=windows.window_of(owner, 3)).channel()
+    windows._watch_the_end()  # an earlier test may have made the first window before Celery was loaded
+    publish_all(channel, "a", "b")
+    driver.arriving.extend([OK, TopicFull("full")])
+    said = dict(signals.worker_process_shutdown.send(sender=None, pid=1, exitcode=0))
+    assert isinstance(said[windows.flush_at_exit], EarlierPublishesFailed) and not driver.unanswered
     channel.connection.close()
 
 

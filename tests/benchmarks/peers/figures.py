@@ -39,7 +39,9 @@ WORKLOADS = (
     Workload(
         "receive", "kombu: receive and ack, prefetch 64", "messages/s", ("disheap-1", "disheap-3", *UNCONFIRMED, *REDIS)
     ),
-    Workload("noop", "Celery: tasks that do nothing", "tasks/s", ("disheap-1", "disheap-3", *CELERY[1:])),
+    Workload(
+        "noop", "Celery: tasks that do nothing", "tasks/s", ("disheap-1", "disheap-1 count", "disheap-3", *CELERY[1:])
+    ),
     Workload("urgent", "Celery: wait of an urgent task, 99%", "ms", CELERY, is_better_low=True),
     Workload("idle-written", "idle worker: written by the broker", "bytes", CELERY, is_better_low=True),
     Workload("idle-broker", "idle worker: processor time of the broker", "ms/s", CELERY, is_better_low=True),

@@ -30,7 +30,8 @@ WHAT = """
   answers a question on the same channel. Redis has no such way: every publish waits for its answer.
 - **kombu: receive and ack.** The queue was filled before. One consumer, prefetch 64, an ack for each message.
 - **Celery: tasks that do nothing.** A worker with two processes (prefork) and a prefetch multiplier of 4 empties a
-  queue. The time is that from the first task to the last.
+  queue. The time is that from the first task to the last. "count" is the option `{{"prefetch": "count"}}`, with
+  which urgent tasks do not overtake those that the worker has taken.
 - **Celery: wait of an urgent task.** {low} tasks of 20 ms wait in the queue, with the lowest priority. An urgent task
   is sent every 30 to 70 ms. The figure is the 99th percentile of {urgent} waits, from `apply_async` to the task's first
   line.

@@ -38,6 +38,7 @@ LATER = "on its way; the confirmation comes later, when it is {}"
 SETTINGS = (
     Setting("disheap-1", "disheap-1", ONE, arguments=PRIORITIES),
     Setting("disheap-3", "disheap-3", THREE, arguments=PRIORITIES),
+    Setting("disheap-1 count", "disheap-1", ONE, {"prefetch": "count"}, PRIORITIES),
     Setting("disheap-1 window", "disheap-1", LATER.format(ONE), WINDOW, PRIORITIES),
     Setting("disheap-3 window", "disheap-3", LATER.format(THREE), WINDOW, PRIORITIES),
     Setting(
