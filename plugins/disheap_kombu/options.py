@@ -110,7 +110,12 @@ def broker_url(owner: Any, scheme: str) -> str:
     """The URL of a kombu connection: its host name, which holds a whole URL, its alternates, what `broker_use_ssl`
     says, and its transport options. `broker_use_ssl` alone is enough for TLS, as with other transports. Raises
     `ConfigError`."""
-    parts = [owner.hostname or "", *(part for part in owner.alt or () if part != owner.hostname)]
+    if getattr(owner, "userid", None) or getattr(owner, "password", None):
+        raise ConfigError(
+            "disheap has no user names and passwords (broker_user, broker_password); leave them out, and use "
+            "disheaps:// with a client certificate"
+        )
+    parts = [owner.hostname or "", *(part for part in owner.alt or () if part and part != owner.hostname)]
     if owner.ssl:
         parts = [part.replace("disheap://", "disheaps://", 1) for part in parts]
         scheme = "disheaps"

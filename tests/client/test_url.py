@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from disheap.client.core.url import BrokerUrl, hello_of, parse, redact
+from disheap.client.core.url import BrokerUrl, hello_of, parse, redact, without_path
 from disheap.errors import UrlError
 
 
@@ -19,6 +19,8 @@ from disheap.errors import UrlError
         ("disheap://[::1],[fe80::1]:9", ("[::1]:8400", "[fe80::1]:9")),
         ("disheap://h1;disheap://h2:1;", ("h1:8400", "h2:1")),
         ("disheap://h1,h1:8400", ("h1:8400",)),
+        ("disheap://h1,disheap://h2:1, disheap://h3", ("h1:8400", "h2:1", "h3:8400")),
+        ("disheap://[fe80::1%25eth0],[fe80::2%eth0.7]:9", ("[fe80::1%eth0]:8400", "[fe80::2%eth0.7]:9")),
     ],
 )
 def test_hosts_get_the_default_port_and_come_once_each(text: str, addresses: tuple[str, ...]) -> None:
@@ -67,6 +69,7 @@ def test_a_strangers_transport_gets_its_settings_by_prefix() -> None:
         ("disheap://h1,,h2", "'' is not a host"),
         ("disheap://::1", "is not a host"),
         ("disheap://[::1]x", "is not a host"),
+        ("disheap://[fe80::1%]", "is not a host"),
         ("disheap://h/tasks", "leave out /tasks"),
         ("disheap://h?sesion_timeout_ms=1", "unknown parameter 'sesion_timeout_ms'"),
         ("disheap://h?session_timeout_ms=soon", "session_timeout_ms='soon' is not a whole number of milliseconds"),
@@ -93,15 +96,17 @@ def test_an_error_names_the_part_that_is_wrong(text: str, part: str) -> None:
         "disheap://u:s3cret@h/x?y=z",
         "disheap://u:s3cret/@h",
         "disheap://u:s3cret?@h",
+        "disheap://u:x@y/s3cret@h/v",
         "disheap://u:x;s3cret@h",
         "disheap://u:x@s3cret@h",
         "disheap://h1;disheap://u:s3cret@h2:x",
     ],
 )
 def test_no_error_and_no_redacted_url_holds_a_password(text: str) -> None:
-    with pytest.raises(UrlError) as caught:
-        parse(text)
-    assert "s3cret" not in str(caught.value)
+    for read in (parse, without_path):
+        with pytest.raises(UrlError, match="no user names and passwords") as caught:
+            read(text)
+        assert "s3cret" not in str(caught.value)
     assert "s3cret" not in redact(text)
 
 

@@ -24,6 +24,7 @@ app.conf.update(
     worker_disable_prefetch=bool(os.environ.get("DISABLE_PREFETCH")),
     broker_transport_options=json.loads(os.environ.get("TRANSPORT_OPTIONS", "{}")),
 )
+app.conf.update(json.loads(os.environ.get("CONF", "{}")))
 
 
 @app.task

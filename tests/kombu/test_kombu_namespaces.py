@@ -34,6 +34,7 @@ def url(tmp_path_factory):
         ("disheap://h1", "shop", "disheap://h1", "shop"),
         ("disheap://h1/shop", "other", "disheap://h1", "shop"),
         ("disheap:///shop", "", "disheap://", "shop"),
+        ("disheap://h1/shop,disheap://h2/shop", "", "disheap://h1;disheap://h2", "shop"),
     ],
 )
 def test_the_path_of_a_url_names_the_virtual_host(url, other, rest, name):

@@ -81,6 +81,14 @@ def test_an_invalid_broker_use_ssl_raises_an_error_that_names_the_fault(ssl, mes
         broker_url(owner, "disheap")
 
 
+@pytest.mark.parametrize("given", [{"userid": "me"}, {"password": "s3cret"}, {"userid": "me", "password": "p /@:"}])
+def test_a_user_name_and_a_password_are_refused_and_not_shown(given):
+    owner = Connection("disheap://h1", **given)
+    with pytest.raises(errors.ConfigError, match="no user names and passwords") as caught:
+        broker_url(owner, "disheap")
+    assert not any(value in str(caught.value).split() for value in given.values())
+
+
 def test_tls_versions_and_ciphers_have_no_effect_and_warn():
     owner = Connection("disheaps://h1?cafile=a&certfile=b&keyfile=c", ssl={"ssl_version": 2})
     with pytest.warns(UserWarning, match="'ssl_version' has no effect"):

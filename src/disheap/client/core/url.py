@@ -3,9 +3,9 @@
 Owns the grammar and its errors. It does not connect. No message and no `redact`ed text holds a password, because URLs
 end up in logs.
 
-    url    = one *( ";" one )            alternates, as kombu spells them: all hosts are one cluster's
+    url    = one *( ( ";" | "," ) one )  alternates, as kombu spells them (";"): all hosts are one cluster's
     one    = scheme "://" [ hosts ] [ "/" ] [ "?" parameters ]
-    hosts  = host [ ":" port ] *( "," host [ ":" port ] )         "" is localhost; IPv6 in brackets
+    hosts  = host [ ":" port ] *( "," host [ ":" port ] )         "" is localhost; IPv6 in brackets, with %zone or not
 
 A path after the hosts names a virtual host, which kombu and Celery have: `without_path` takes it off.
 """
@@ -37,7 +37,8 @@ that is 10 s: longer than a failover takes (4 s at most), and far shorter than `
 CONFIRM_LEAST_S = 4.0
 """However short the session timeout: the longest failover, and Celery's own time for a connection."""
 
-_BRACKETED = re.compile(r"\[([0-9A-Fa-f:.%]+)\](?::(.*))?")
+_BRACKETED = re.compile(r"\[([0-9A-Fa-f:.]+)(?:%(?:25)?([A-Za-z0-9._~-]+))?\](?::(.*))?")
+_BETWEEN = re.compile(rf";|,(?=\s*(?:{'|'.join(SCHEMES)})://)")
 _HOST = re.compile(r"[A-Za-z0-9._-]+")
 _CREDENTIALS = re.compile(r"(?<=://).*@", re.DOTALL)  # to the last @: a password may hold any character
 
@@ -69,12 +70,8 @@ class BrokerUrl:
 
 def parse(text: str) -> BrokerUrl:
     """Raises `UrlError` naming the part that is wrong."""
-    if "@" in text:
-        raise UrlError(
-            f"{redact(text)}: disheap has no user names and passwords; use disheaps:// with a client certificate "
-            "(an @ in a parameter is spelled %40)"
-        )
-    parts = [part.strip() for part in text.split(";")]
+    _refuse_credentials(text)
+    parts = [part.strip() for part in _BETWEEN.split(text)]
     parsed = [_one(part) for part in parts if part]
     if not parsed:
         raise UrlError("an empty broker URL; write disheap://host1,host2,host3")
@@ -86,6 +83,14 @@ def parse(text: str) -> BrokerUrl:
     if len(addresses) > HOSTS_MAX:
         raise UrlError(f"{len(addresses)} hosts in a broker URL are over the limit of {HOSTS_MAX}")
     return replace(first, addresses=addresses)
+
+
+def _refuse_credentials(text: str) -> None:
+    if "@" in text:
+        raise UrlError(
+            f"{redact(text)}: disheap has no user names and passwords; use disheaps:// with a client certificate "
+            "(an @ in a parameter is spelled %40)"
+        )
 
 
 def resolve(
@@ -108,8 +113,9 @@ def hello_of(url: BrokerUrl, client: str) -> Hello:
 def without_path(text: str, other: str = "") -> tuple[str, str]:
     """A broker URL without its path, and the virtual host that the path names, "" for none. `other` counts if there is
     no path. The alternates of a URL name the same one, or none. Raises `UrlError`."""
+    _refuse_credentials(text)
     names, parts = [], []
-    for part in text.split(";"):
+    for part in _BETWEEN.split(text):
         rest, mark, query = part.partition("?")
         start = rest.find("://") + 3 if "://" in rest else 0
         hosts, _, path = rest[start:].partition("/")
@@ -151,7 +157,8 @@ def _one(text: str) -> BrokerUrl:
 def _address(text: str, shown: str) -> str:
     text = text.strip()
     if match := _BRACKETED.fullmatch(text):
-        return f"[{match[1]}]:{_port(match[2], shown)}"
+        zone = f"%{match[2]}" if match[2] else ""
+        return f"[{match[1]}{zone}]:{_port(match[3], shown)}"
     host, separator, port = text.partition(":")
     if not _HOST.fullmatch(host):
         raise UrlError(f"{shown}: {text!r} is not a host; write host or host:port, an IPv6 address in [brackets]")
