@@ -28,6 +28,14 @@ NEED_HEAP = {
     "enqueue": ("jobs", "+1"),
     "pop": ("jobs",),
     "peek": ("jobs",),
+    "sub": ("jobs",),
+    "exchange create": ("mail",),
+    "exchange ls": (),
+    "exchange rm": ("mail",),
+    "binding add": ("mail", "jobs"),
+    "binding ls": (),
+    "binding rm": ("mail", "jobs"),
+    "publish": ("mail", "key", "+1"),
     "bench": ("--seconds", "0.1"),
 }
 NEED_NONE = {

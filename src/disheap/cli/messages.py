@@ -77,9 +77,9 @@ def enqueue(
     """
     from disheap.protocol.broker import NewMessage, check_key, encode_headers
 
-    encoded = encode_headers(_named_once(headers))
+    encoded = encode_headers(named_once(headers))
     check_key(key)
-    payloads = _payloads(invocation, payload, count, lines)
+    payloads = read_payloads(invocation, payload, count, lines)
     total, first, last = 0, None, None
     with connect_broker(invocation) as client:
         try:
@@ -159,7 +159,7 @@ def peek(invocation: Invocation, /, topic: str, count: int, delayed: bool, lease
 # --- in --------------------------------------------------------------------------------------------------------------
 
 
-def _payloads(invocation: Invocation, payload: str | None, count: int, lines: bool) -> Iterable[bytes]:
+def read_payloads(invocation: Invocation, payload: str | None, count: int = 1, lines: bool = False) -> Iterable[bytes]:
     """What to enqueue. Standard input is read as it is needed, and never more of it than a node would take."""
     if lines:
         if payload not in (None, "-") or count != 1:
@@ -204,7 +204,8 @@ def _too_large(what: str, limit: int) -> PayloadTooLarge:
     )
 
 
-def _named_once(headers: tuple[tuple[str, str], ...]) -> dict[str, str]:
+def named_once(headers: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    """Headers as a map. Fails if a name is given twice."""
     found: dict[str, str] = {}
     for name, value in headers:
         if name in found:
@@ -239,15 +240,20 @@ def _batches(payloads: Iterable[bytes], extra_bytes: int = 0, headers: int = 0) 
 
 def _print_deliveries(invocation: Invocation, topic: str, deliveries: list[Delivery], headers: bool, raw: bool) -> None:
     if invocation.json:
-        emit_json({"topic": topic, "messages": [_delivered(delivery) for delivery in deliveries]})
+        emit_json({"topic": topic, "messages": [delivery_fields(delivery) for delivery in deliveries]})
     elif not deliveries:
         click.echo(f"disheap: nothing to pop from {printable(topic)}", err=True)
     else:
         for delivery in deliveries:
-            shown = delivery.payload if raw else _escaped(delivery.payload)
-            above = _header_lines(delivery) if headers else ""
-            sys.stdout.buffer.write(above.encode(sys.stdout.encoding or "utf-8", "backslashreplace") + shown + b"\n")
+            print_delivery(delivery, headers, raw)
     sys.stdout.buffer.flush()
+
+
+def print_delivery(delivery: Delivery, headers: bool, raw: bool) -> None:
+    """Prints a payload with a line feed, and before it key and headers if they are asked for. Does not flush."""
+    shown = delivery.payload if raw else _escaped(delivery.payload)
+    above = _header_lines(delivery) if headers else ""
+    sys.stdout.buffer.write(above.encode(sys.stdout.encoding or "utf-8", "backslashreplace") + shown + b"\n")
 
 
 def _header_lines(delivery: Delivery) -> str:
@@ -306,7 +312,8 @@ def _settle(client: Client, deliveries: list[Delivery], ack: bool) -> None:
         raise LeaseLost(f"the lease was lost on {lost} of {len(tokens)} messages, which will be delivered again")
 
 
-def _delivered(delivery: Delivery) -> dict[str, Any]:
+def delivery_fields(delivery: Delivery) -> dict[str, Any]:
+    """A delivery as JSON has it."""
     return {
         "id": delivery.id,
         "priority": delivery.priority,
