@@ -6,6 +6,8 @@ import base64
 import io
 import json
 import shlex
+import signal
+import subprocess
 import sys
 from unittest import mock
 
@@ -13,6 +15,7 @@ import pytest
 
 from disheap import sync
 from disheap.cli import cluster, messages
+from disheap.cli.processes.local_cluster import free_ports
 from disheap.cli.terminal import failures, output
 from disheap.cli.terminal.options import DURATION_MAX_MS
 from disheap.protocol import broker
@@ -309,6 +312,32 @@ def test_an_oversize_payload_is_refused_by_name(ask: Ask, topic: str) -> None:
 
 
 # --- the cluster and the plugins -------------------------------------------------------------------------------------
+
+
+def test_status_is_shown_again_and_again_until_it_is_interrupted(url: str) -> None:
+    command = [sys.executable, "-m", "disheap", "status", "--watch", "100ms", "--json", "--url", url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        seen = [json.loads(process.stdout.readline())["nodes"][0]["uptime_s"] for _ in range(3)]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+    assert seen == sorted(seen)
+
+
+def test_a_status_that_is_watched_says_when_nobody_answers_and_goes_on() -> None:
+    (port,) = free_ports(1)
+    command = [sys.executable, "-m", "disheap", "status", "--watch", "100", "--url", f"disheap://127.0.0.1:{port}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert all("is a node running there" in process.stderr.readline() for _ in range(2))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 130
+
+
+def test_a_status_is_not_asked_for_without_a_pause(ask: Ask) -> None:
+    ended = ask("status", "--watch", "1ms")
+    assert ended.code == 2
+    assert "at most, not each 1 ms" in ended.err
 
 
 def test_status_shows_the_node_and_its_counters(ask: Ask, url: str) -> None:

@@ -6,6 +6,8 @@ does not answer is shown as such. It opens no session, so that it works where no
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from disheap.cli.asking import connect
+from disheap.cli.terminal import failures
 from disheap.cli.terminal.failures import EXIT_DEGRADED, EXIT_NO_LEADER, EXIT_OK
-from disheap.cli.terminal.options import Invocation, client_options, pass_invocation, text
+from disheap.cli.terminal.options import Invocation, client_options, duration, pass_invocation, text
 from disheap.cli.terminal.output import emit_json, emit_table, size
 from disheap.errors import ConnectionLost, ProtocolError, RequestError
 
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 NODE_TIMEOUT_S = 2.0
 """For one node's answer: a node that takes longer is not in a state to lead anything."""
 ASKED_AT_ONCE = 16
+WATCH_MIN_MS = 100
+"""The shortest pause of `status --watch`: each look is a connection to each node."""
 VOTER = "voter"
 """The role of a member that has a vote."""
 
@@ -35,20 +40,47 @@ Row = dict[str, Any]
 
 
 @click.command()
+@click.option(
+    "--watch", type=duration, is_flag=False, flag_value="2s", metavar="[TIME]", help="Again and again, each TIME (2s)."
+)
 @client_options
 @pass_invocation
-def status(invocation: Invocation, /) -> int:
+def status(invocation: Invocation, /, watch: int | None) -> int:
     """Show the nodes, who leads, and what they hold.
 
     The exit code is 0 when all nodes do their part. It is 10 when there is a leader and a node is missing or in
-    trouble. It is 8 when nodes answer and none leads, and 6 when nobody answers.
+    trouble. It is 8 when nodes answer and none leads, and 6 when nobody answers. With --watch it goes on until Ctrl-C.
 
     Example: disheap status --url disheap://10.0.0.1,10.0.0.2,10.0.0.3
     """
     from disheap.client.core.url import parse
 
     url = parse(invocation.broker_url)
-    rows = _ask_all(url)
+    if watch is None:
+        return _show(invocation, _ask_all(url))
+    if watch < WATCH_MIN_MS:
+        raise click.UsageError(f"--watch looks each {WATCH_MIN_MS} ms at most, not each {watch} ms.")
+    while True:
+        _show_again(invocation, url)
+        time.sleep(watch / 1000)
+
+
+def _show_again(invocation: Invocation, url: BrokerUrl) -> None:
+    """Shows the status in place of the one before. Says so if nobody answers."""
+    try:
+        rows = _ask_all(url)
+    except ConnectionLost as error:
+        click.echo(f"disheap: {failures.line(error)}", err=True)
+        return
+    if not invocation.json:
+        click.clear()  # on a terminal only
+        click.echo(time.strftime("%H:%M:%S"))
+    _show(invocation, rows)
+    sys.stdout.flush()
+
+
+def _show(invocation: Invocation, rows: list[Row]) -> int:
+    """Shows a status. Returns the exit code."""
     leader = _leader(rows)
     if invocation.json:
         tolerated = max(0, _spare(rows)) if leader else 0
