@@ -18,7 +18,7 @@ from disheap.protocol import broker
 from disheap.protocol.frames import UNREADABLE
 from disheap_heap import measuring, queries, work
 from disheap_heap.command_set import CommandSet, Handlers, tag_of, unreadable
-from disheap_heap.commands import barriers, consumers, enqueue, exchanges, sessions, topics, values
+from disheap_heap.commands import barriers, consumers, enqueue, exchanges, relaying, sessions, topics, values
 from disheap_heap.constants import CONSTANTS
 from disheap_heap.delivery import leases
 from disheap_heap.delivery.delivery import serve_freed_groups
@@ -98,6 +98,7 @@ ADDS_CONTENT = (
 because workers need them to empty the queues."""
 ALLOWED_WHEN_FULL = frozenset(tag_of(kind) for kind in HANDLERS if kind not in ADDS_CONTENT)
 
+PUBLISH_TAG = tag_of(broker.Publish)
 QUERY_TAGS = {tag_of(kind): kind for kind in get_args(broker.Query)}
 
 NOTHING: Effects = ()
@@ -107,8 +108,8 @@ numbers."""
 
 
 class HeapMachine:
-    """Implements `disheap.interfaces.StateMachine`, `CommandSizing`, `FixedConstants`, `Screening`, `AllowedWhenFull`,
-    `SessionReporting`, `Hashing`, `Discarding`, `Forwarding`, `GroupKnowing`, `CrossChecking`,
+    """Implements `disheap.interfaces.StateMachine`, `CommandSizing`, `FixedConstants`, `Screening`, `Relaying`,
+    `AllowedWhenFull`, `SessionReporting`, `Hashing`, `Discarding`, `Forwarding`, `GroupKnowing`, `CrossChecking`,
     `MemoryEstimating`, `Measuring`, `WorkCounting`, `Sampling` and `SamplingQueries`."""
 
     name: ClassVar[str] = "heap"
@@ -236,6 +237,16 @@ class HeapMachine:
             return decoded.topic in self._state.topics
         return True
 
+    def relay(self, time_ms: int, command: bytes) -> Effects | None:
+        """The pushes of a publish that no topic would keep."""
+        if known_tag(command) != PUBLISH_TAG:
+            return None
+        try:
+            decoded = self._decode_command(command)
+        except UNREADABLE:
+            return None
+        return relaying.relay(self._state, time_ms, decoded) if isinstance(decoded, broker.Publish) else None
+
     def allowed_when_full(self, command: bytes) -> bool:
         """False for commands that add messages, and for bytes that are not a command."""
         return known_tag(command) in ALLOWED_WHEN_FULL
@@ -362,6 +373,7 @@ if TYPE_CHECKING:
         Hashing,
         Measuring,
         MemoryEstimating,
+        Relaying,
         Sampling,
         SamplingQueries,
         Screening,
@@ -374,6 +386,7 @@ if TYPE_CHECKING:
     _sizes: type[CommandSizing] = HeapMachine
     _names_constants: type[FixedConstants] = HeapMachine
     _screens: type[Screening] = HeapMachine
+    _relays: type[Relaying] = HeapMachine
     _is_allowed: type[AllowedWhenFull] = HeapMachine
     _reports: type[SessionReporting] = HeapMachine
     _hashes: type[Hashing] = HeapMachine

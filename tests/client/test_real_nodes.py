@@ -254,6 +254,23 @@ async def test_a_transient_publish_that_would_be_refused_costs_nobody_the_connec
     assert client.driver._channel is link
 
 
+async def test_a_transient_message_passes_without_the_log(cluster: Cluster, client: Client) -> None:
+    await client.create_exchange("e", kind="fanout")
+    await client.create_topic("ears", exclusive=True)
+    await client.bind("e", "ears")
+    async with client.topic("ears").consume(no_ack=True) as listening:
+        leader = await cluster.wait_leader()
+        before = leader.group.applied.index
+        for number in range(3):
+            client.driver.send_transient(broker.Publish("e", "", broker.NewMessage(b"%d" % number)))
+        heard = [await anext(listening) for _ in range(3)]
+        assert [one.payload for one in heard] == [b"0", b"1", b"2"]
+        assert {one.id for one in heard} == {0}
+        assert leader.group.applied.index == before
+        await client.topic("ears").enqueue(b"last")
+        assert (await anext(listening)).payload == b"last", "nothing came twice"
+
+
 async def test_a_client_that_leaves_a_node_says_so_over_tcp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written just before a connection ends must not be dropped with it."""
     lost: list[bool] = []

@@ -53,6 +53,11 @@ class NodeProcess:
                 return
         raise AssertionError("the node did not start")
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)

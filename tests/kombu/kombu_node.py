@@ -11,11 +11,30 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import disheap
+from disheap.cli.processes.loops import loop_factory
 from disheap.config.node_config import MemberConfig, NodeConfig
+
+
+def count_syncs(path: Path) -> None:
+    """Adds a byte to the file for each synchronisation of a disk. The file itself is never synchronised."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    for name in ("fsync", "fdatasync"):
+        setattr(os, name, counted(getattr(os, name), path))
+
+
+def counted(synchronise: Callable[[int], None], path: Path) -> Callable[[int], None]:
+    def call(descriptor: int) -> None:
+        with path.open("ab") as file:
+            file.write(b".")
+        synchronise(descriptor)
+
+    return call
 
 
 async def main(storage: str, directory: str, name: str, *described: str) -> None:
@@ -38,10 +57,12 @@ async def main(storage: str, directory: str, name: str, *described: str) -> None
         client_listen=own.client,
         log_level="error",
     )
+    count_syncs(Path(f"{directory}.syncs"))
     async with disheap.Node(config) as node:
         print(node.client_address, flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    with asyncio.Runner(loop_factory=loop_factory() if os.environ.get("UVLOOP") else None) as runner:
+        runner.run(main(*sys.argv[1:]))

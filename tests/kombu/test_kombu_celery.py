@@ -345,11 +345,10 @@ def test_idle_workers_without_chatter_write_nothing(durable_node, run):
 
 
 @pytest.mark.proof
-def test_a_heartbeat_costs_one_entry_and_no_acknowledgement(durable_node, run):
-    workers = [run(durable_node, "-n", f"w{n}@here", session_timeout_ms=15_000) for n in (1, 2, 3)]
+def test_idle_workers_with_all_their_chatter_write_nothing(durable_node, run):
+    workers = [run(durable_node, "-E", "-n", f"w{n}@here", session_timeout_ms=15_000) for n in (1, 2, 3)]
     workers[0].wait_ready(times=3)
-    before, started = applied_entries(durable_node), time.monotonic()
-    time.sleep(8)
-    entries, seconds = applied_entries(durable_node) - before, time.monotonic() - started
-    assert entries <= 3 * (seconds / 2 + 1) + 4, "a heartbeat of each worker every two seconds, and the counting"
+    before = applied_entries(durable_node)
+    time.sleep(8)  # nothing is awaited: nothing may happen
+    assert applied_entries(durable_node) - before <= 4, "the session of whoever counts: opened, closed"
     assert [worker.stop() for worker in workers] == [0, 0, 0]

@@ -6,7 +6,7 @@ import msgspec
 
 from disheap.testing.simulator.clients.group_batches import GroupBatcher, GroupState, Ledger, object_to, read_state
 from disheap.testing.simulator.clients.judgement import judge
-from disheap.testing.simulator.clients.workload import Promises
+from disheap.testing.simulator.clients.promises import Promises
 from disheap.testing.simulator.cluster.configs import MEMORY_MARKS
 from disheap.testing.simulator.cluster.hosts import Host
 from tests.simulator.disturbing import DisturbedCluster

@@ -418,6 +418,16 @@ class StrictScreening(Board):
         return command != b"+oak"
 
 
+class RelayingAndCounting(Board):
+    """Counts what it relays."""
+
+    def relay(self, time_ms: int, command: bytes) -> Effects | None:
+        if command[:1] != b"!":
+            return None
+        self.counts["told"] = self.count("told") + 1
+        return [(one, command[1:]) for one in self.attached]
+
+
 class FullByState(Board):
     """What passes a full disk depends on what is counted."""
 
@@ -633,6 +643,7 @@ MEANT: dict[type[Any], str] = {
     LongPages: "test_what_is_measured_is_bounded_and_changes_nothing",
     WordyStats: "test_statistics_are_numbers_by_name",
     StrictScreening: "test_what_is_not_admitted_would_do_nothing",
+    RelayingAndCounting: "test_what_is_relayed_changes_nothing",
     FullByState: "test_what_is_allowed_when_full_depends_on_the_command_alone",
     GhostSessions: "test_nothing_is_pushed_to_a_session_that_is_over",
     GhostTimers: "test_nothing_is_pushed_to_a_session_that_is_over",

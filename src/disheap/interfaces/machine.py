@@ -140,6 +140,19 @@ class Screening(Protocol):
 
 
 @runtime_checkable
+class Relaying(Protocol):
+    """Optional power of a machine: some commands flagged TRANSIENT pass by the leader's memory alone. They are written
+    to no log, and no other node learns of them."""
+
+    def relay(self, time_ms: int, command: bytes) -> Effects | None:
+        """The pushes of the command, if to send them is all that it would do. The leader sends them, and the command is
+        done with: a push to a session without a connection is dropped. None if the command has to go through the log,
+        because it would change the state or be refused. Changes nothing that a later call could notice. Called on the
+        leader for each transient command, before `Screening.admits`. Raises nothing, for bytes that are no command
+        either."""
+
+
+@runtime_checkable
 class SessionReporting(Protocol):
     """Optional power of a machine: `disheap session ls` shows what a session holds."""
 

@@ -84,6 +84,8 @@ def totals(node: Counting) -> dict[str, int | float]:
         found["disheap_commands_applied_total"] += sessions.applied_commands
         found["disheap_commands_refused_total"] += sessions.failed_commands
         found["disheap_wrong_secrets_total"] += replica.server.wrong_secrets
+        found["disheap_relayed_total"] += replica.server.relay.sent
+        found["disheap_relay_dropped_total"] += replica.server.relay.dropped
     connections = node.acceptor.open_connections()
     return {**found, "raft_cluster_size": len(node.book.ids()), "disheap_connections": connections}
 
@@ -251,6 +253,18 @@ class NodeMetrics:
             "disheap_wrong_secrets_total",
             "Clients that named a session and not its secret.",
             lambda one: one.server.wrong_secrets,
+            "counter",
+        )
+        yield self._each(
+            "disheap_relayed_total",
+            "Pushes of transient messages that passed by the leader without the log.",
+            lambda one: one.server.relay.sent,
+            "counter",
+        )
+        yield self._each(
+            "disheap_relay_dropped_total",
+            "Of these, pushes that were dropped: the client was not connected, or read too slowly.",
+            lambda one: one.server.relay.dropped,
             "counter",
         )
 

@@ -23,6 +23,7 @@ from tests.mutants.catalogue import (
     messages,
     monitoring,
     overtaking,
+    relaying,
     repair,
     replication,
     runtime,
@@ -69,6 +70,7 @@ CATALOGUE: tuple[Mutant, ...] = (
     *wire.MUTANTS,
     *connections.MUTANTS,
     *monitoring.MUTANTS,
+    *relaying.MUTANTS,
 )
 
 BY_NAME: dict[str, Mutant] = {mutant.name: mutant for mutant in CATALOGUE}

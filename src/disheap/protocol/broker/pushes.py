@@ -9,7 +9,8 @@ from disheap.protocol.broker.fields import Record
 
 class Deliver(Record, tag=96, frozen=True):
     """One message for a consumer or a pop, under one lease. Its token is [id, epoch]. `lease_until_ms` is 0 if the
-    lease ends with the session. With no_ack the epoch is 0 and there is no lease. `enqueued_ms`: when the message was
+    lease ends with the session. With no_ack the epoch is 0 and there is no lease. The id is 0 as well if the message
+    passed by the leader without the log (a transient one). `enqueued_ms`: when the message was
     first put into its topic. Times are those of the cluster. `attempts`: how often the message was delivered, this time
     included; above 1 it is redelivered. Headers and key are those of `NewMessage`."""
 

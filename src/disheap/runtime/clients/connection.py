@@ -412,6 +412,16 @@ class ClientConnection:
             self.queue.append(frame)
             self.flush()
 
+    def send_gathered(self, pushes: list[bytes]) -> None:
+        """Send frames with one write, behind those queued before. Drops them on a closed connection."""
+        if not self.closed:
+            self.queue += pushes
+            self.flush()
+
+    def unsent(self) -> int:
+        """How many bytes wait for the client to read."""
+        return self._connection.buffered()
+
     def pause_for_log(self, paused_by_log: bool) -> None:
         """Stop reading from the client, or read again: too many bytes wait for the log."""
         self.paused_by_log = paused_by_log

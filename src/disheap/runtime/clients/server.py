@@ -37,6 +37,7 @@ from disheap.runtime.clients.connection import ClientConnection
 from disheap.runtime.clients.liveness import Liveness
 from disheap.runtime.clients.queries import Queries
 from disheap.runtime.clients.redirecting import Redirecting
+from disheap.runtime.clients.relay import Relay
 from disheap.runtime.clients.session_requests import SessionRequests
 from disheap.runtime.replica.group import Group
 from disheap.runtime.state.reply_sink import ReplySink
@@ -112,6 +113,7 @@ class Server(ReplySink):
         self._liveness = Liveness(loop, self._attached, self.limits.takeover_s)
         self._redirecting = Redirecting(loop, directory.leader_address)
         self._queries = Queries(self)
+        self.relay = Relay(loop, self._attached)
         self._requests = SessionRequests(self, draw, entropy)
 
     def serve(self, group: Group) -> None:
@@ -212,9 +214,14 @@ class Server(ReplySink):
         return isinstance(machine, AllowedWhenFull) and machine.allowed_when_full(command)
 
     def submit_transient(self, connection: ClientConnection, envelope: frames.Envelope) -> None:
-        """Put a command without a reply into the log. It is dropped if it would have no effect, or during a shortage.
-        It has no number of its own. So its `confirmed` has to be a number that was carried out, or 0; otherwise a later
-        command would be taken for a repeated one."""
+        """Pass on a command without a reply, or put it into the log if the machine has to keep something of it. It is
+        dropped if it would have no effect. During a shortage it is not logged. It has no number of its own. So its
+        `confirmed` has to be a number that was carried out, or 0; otherwise a later command would be taken for a
+        repeated one."""
+        pushes = self.group.sessions.relay(self.group.now_ms(), envelope.body)
+        if pushes is not None:
+            self.relay.send(self.group.applied.index, pushes)
+            return
         if self.short is not None and not (self.takes_transient or self._is_allowed_when_full(envelope.body)):
             return
         machine = self.group.sessions.machine
@@ -354,6 +361,7 @@ class Server(ReplySink):
             self._was_out_of_touch = False
             return
         self._give_up_endings()
+        self.relay.clear()
         self.queues.clear()
         self.pending.clear()
         self._attached.clear()
@@ -424,6 +432,7 @@ class Server(ReplySink):
     def close(self, error: RequestError) -> None:
         """Send a GOODBYE to all connections, and close them."""
         self.leads = False
+        self.relay.clear()
         self.redirect_clients()
         self._queries.cancel()
         for connection in list(self._connections):

@@ -26,7 +26,16 @@ from disheap.errors import (
     SessionExpired,
     WindowExceeded,
 )
-from disheap.interfaces import Discarding, Effects, Hashing, MemoryEstimating, Principal, StateMachine, WorkCounting
+from disheap.interfaces import (
+    Discarding,
+    Effects,
+    Hashing,
+    MemoryEstimating,
+    Principal,
+    Relaying,
+    StateMachine,
+    WorkCounting,
+)
 from disheap.kernel.types import Entry
 from disheap.logs import INTERVAL_S, LINES_AT_ONCE, get_logger
 from disheap.protocol import frames
@@ -113,6 +122,10 @@ class Sessions:
         self._views = 0  # taken of the table
         self._failures_until_ms = self._failures_logged = 0  # of the machine, in an interval of log time
         self._work_done: Callable[[], int] = machine.work_done if isinstance(machine, WorkCounting) else _uncounted
+        self.relay: Callable[[int, bytes], Effects | None] = (
+            machine.relay if isinstance(machine, Relaying) else _relay_nothing
+        )
+        """What the machine relays of a transient command; None for what has to go through the log."""
         machine.set_version(self.machine_version)
 
     def memory_bytes(self) -> int:
@@ -464,6 +477,10 @@ def _begin(pieces: Iterator[bytes]) -> Iterator[bytes]:
     them a second time."""
     first = next(pieces, None)
     return iter(()) if first is None else chain((first,), pieces)
+
+
+def _relay_nothing(time_ms: int, command: bytes) -> None:
+    """Of a machine without the power `Relaying`."""
 
 
 def _uncounted() -> int:

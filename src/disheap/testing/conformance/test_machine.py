@@ -31,6 +31,7 @@ from disheap.interfaces import (
     MachineContext,
     Measuring,
     MemoryEstimating,
+    Relaying,
     Sampling,
     SamplingQueries,
     Screening,
@@ -345,6 +346,20 @@ def test_what_is_not_admitted_would_do_nothing(machine_factory: Factory, machine
         if refuses:
             assert machine.state_hash() == before, f"{step.body!r} was not admitted, and does something"
             assert not effects_of(step, outcome)
+
+
+def test_what_is_relayed_changes_nothing(machine_factory: Factory, machine_commands: list[bytes]) -> None:
+    """A `Relaying` machine that was asked to relay goes on like one that was not, and its pushes are for open sessions.
+    It fails if `relay` changes what a later call answers, or raises for bytes that are no command."""
+    asked, other = machine_factory(), machine_factory()
+    if not isinstance(asked, Relaying):
+        return
+    for index, step in enumerate(script(machine_commands, 3)):
+        for command in (step.body, *GARBAGE):
+            pushes = asked.relay(LATER_MS, command)
+            assert pushes is None or all(session in SESSIONS and isinstance(body, bytes) for session, body in pushes)
+        assert play(asked, step, index) == play(other, step, index), step
+    assert asked.state_hash() == other.state_hash()
 
 
 def test_what_a_session_has_is_told_under_the_same_names_for_all(

@@ -17,8 +17,9 @@ from disheap.protocol import broker
 from disheap.testing.simulator.clients.client import SimulatedClient
 from disheap.testing.simulator.clients.counter_workload import CounterWorker
 from disheap.testing.simulator.clients.judgement import judge
+from disheap.testing.simulator.clients.promises import Promises
 from disheap.testing.simulator.clients.session_liveness import SessionLiveness
-from disheap.testing.simulator.clients.workload import Promises, Worker
+from disheap.testing.simulator.clients.workload import Worker
 from disheap.testing.simulator.cluster.cluster import Cluster, GroupChecks
 from disheap.testing.simulator.world.rng import Rng
 

@@ -69,6 +69,14 @@ class Asked(NamedTuple):
     answer: bytes
 
 
+class Relayed(NamedTuple):
+    """A message that a leader passed on without the log. It was made from the state after entry `index`."""
+
+    session: int
+    consumer: int
+    payload: bytes
+
+
 class History:
     """Everything that clients of a group sent and received, and the checks of it. `machine` reads what they say."""
 
@@ -83,6 +91,8 @@ class History:
         self.had: dict[tuple[int, int], None] = {}  # commands that were answered in some way
         self.prefixes: dict[int, int] = {}  # session -> up to here every command was answered
         self.deliveries = 0
+        self.cast: dict[bytes, None] = {}  # payloads of transient messages
+        self.relayed: dict[Relayed, int] = {}  # and the index
         self.last_committed = last_committed
         self.fail = fail
         self._machine = machine
@@ -104,6 +114,12 @@ class History:
         self.sent.setdefault(key, self.last_committed())
         self.sendings[key] = self.sendings.get(key, 0) + 1
 
+    def casts(self, body: bytes) -> None:
+        """Notes a command without a number."""
+        payload = self._machine.message_cast(body)
+        if payload is not None:
+            self.cast[payload] = None
+
     def confirms(self, session: int, confirmed: int) -> None:
         """A client tells up to where it has every reply, and the nodes forget those."""
         prefix = self.prefixes.get(session, 0)
@@ -112,6 +128,19 @@ class History:
         self.prefixes[session] = prefix
         if confirmed > prefix:
             self.fail(f"a client confirms {confirmed} of session {session}, and {prefix + 1} was not answered")
+
+    def was_relayed(self, session: int, index: int, push: bytes) -> bool:
+        """Whether a push came without the log. Each such message was cast, and reaches a consumer at most once."""
+        found = self._machine.message_relayed(push)
+        if found is None:
+            return False
+        relayed = Relayed(session, *found)
+        if relayed.payload not in self.cast:
+            self.fail(f"{relayed} came without the log, and nobody has cast it")
+        if relayed in self.relayed:
+            self.fail(f"{relayed} came twice")
+        self.relayed[relayed] = index
+        return True
 
     def replied(self, reply: Reply) -> None:
         """Notes a reply, and checks that it comes from behind all entries that were committed when the command was
@@ -152,8 +181,17 @@ class History:
         for asked in self.asked:
             if asked.index:
                 by_index.setdefault(asked.index, []).append(asked)
+        listeners: dict[int, list[Relayed]] = {}
+        for relayed, index in self.relayed.items():
+            listeners.setdefault(index, []).append(relayed)
+        early: list[Relayed] = []  # made from a state in which a part of the next entry was applied
         for entry in log:
             replay.feed(entry)
+            for relayed in early:
+                if not replay.machine.listens(relayed.session, relayed.consumer):
+                    self.fail(f"{relayed} came without the log to who is no such consumer after entry {entry.index}")
+            here = listeners.pop(entry.index, [])
+            early = [one for one in here if not replay.machine.listens(one.session, one.consumer)]
             if replay.objection:
                 self.fail(replay.objection)
             if tables.get(entry.index, replay.table) != replay.table:
@@ -163,6 +201,10 @@ class History:
         for key, times in replay.applied.items():
             if times != 1:
                 self.fail(f"seq {key[1]} of session {key[0]} was carried out {times} times")
+        logged = replay.machine.logged() if self.relayed else set()
+        for relayed in self.relayed:
+            if relayed.payload in logged:
+                self.fail(f"{relayed} came without the log, and is in it")
         for reply in self.replies:
             self._check_reply(replay, reply)
         for key in self.refused:
@@ -258,6 +300,8 @@ class ClientTap:
                 self._history.confirms(envelope.session, envelope.confirmed)
                 if envelope.seq:
                     self._history.commands_sent(envelope.session, envelope.seq, envelope.body)
+                else:
+                    self._history.casts(envelope.body)
             elif kind in (Kind.OPEN, Kind.ATTACH):
                 envelope = frames.open_envelope(frame)
                 self._entering = (envelope.seq, envelope.session)
@@ -274,7 +318,9 @@ class ClientTap:
                 self._reply(*frames.open_reply(frame))
             elif kind == Kind.PUSH and self._entered is not None:
                 self._history.deliveries += 1
-                self._entered.pushes.append(frames.open_numbered(frame))
+                index, push = frames.open_numbered(frame)
+                if not self._history.was_relayed(self._session, index, push):
+                    self._entered.pushes.append((index, push))
             elif kind == Kind.ANSWER:
                 status, number, index, body = frames.open_reply(frame)
                 asked = self._questions.get(number)

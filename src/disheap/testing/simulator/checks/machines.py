@@ -64,6 +64,18 @@ class ReferenceMachine(Protocol):
     def consumer_of(self, push: bytes) -> int:
         """To which consumer of the session a push goes. Pushes to one consumer keep their order within an entry."""
 
+    def message_cast(self, body: bytes) -> bytes | None:
+        """The payload of a transient command that may be relayed, so that it passes without the log."""
+
+    def message_relayed(self, push: bytes) -> tuple[int, bytes] | None:
+        """(consumer, payload) of a push that came without the log. None for any other."""
+
+    def listens(self, session: int, consumer: int) -> bool:
+        """Whether a message may be relayed to this consumer of the session now."""
+
+    def logged(self) -> set[bytes]:
+        """The payloads of all messages that came by the log."""
+
     def show(self, body: bytes) -> str:
         """A reply or an answer in words."""
 
@@ -127,6 +139,25 @@ class HeapReference:
     def consumer_of(self, push: bytes) -> int:
         decoded = broker.decode_push.decode(push)
         return 0 if isinstance(decoded, broker.ValueSet) else decoded.consumer
+
+    def message_cast(self, body: bytes) -> bytes | None:
+        command = broker.decode_command.decode(body)
+        return command.message.payload if isinstance(command, broker.Publish) else None
+
+    def message_relayed(self, push: bytes) -> tuple[int, bytes] | None:
+        decoded = broker.decode_push.decode(push)
+        if not isinstance(decoded, broker.Deliver) or decoded.id:
+            return None
+        return decoded.consumer, decoded.payload
+
+    def listens(self, session: int, consumer: int) -> bool:
+        found = [one for one in self._model.consumers if one.number == consumer and one.session == session]
+        return any(
+            one.no_ack and not one.ended and not one.limit and len(self._model.active(one.topic)) == 1 for one in found
+        )
+
+    def logged(self) -> set[bytes]:
+        return {message.payload for _, message in self.messages.values()}
 
     def show(self, body: bytes) -> str:
         return repr(broker.decode_reply.decode(body)) if body else repr(body)
@@ -203,6 +234,18 @@ class CounterReference:
 
     def consumer_of(self, push: bytes) -> int:
         return 0
+
+    def message_cast(self, body: bytes) -> bytes | None:
+        return None
+
+    def message_relayed(self, push: bytes) -> tuple[int, bytes] | None:
+        return None
+
+    def listens(self, session: int, consumer: int) -> bool:
+        return False
+
+    def logged(self) -> set[bytes]:
+        return set()
 
     def show(self, body: bytes) -> str:
         return repr(body)

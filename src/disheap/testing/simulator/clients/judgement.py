@@ -5,7 +5,7 @@ from __future__ import annotations
 from disheap.runtime.state.sessions import SESSION_TIME_SHIFT
 from disheap.testing.simulator.checks.machines import HeapReference, reference_of
 from disheap.testing.simulator.checks.replay import Replay
-from disheap.testing.simulator.clients.workload import Promises
+from disheap.testing.simulator.clients.promises import Promises
 from disheap.testing.simulator.cluster.cluster import Cluster, GroupChecks
 
 Objections = dict[tuple[int, int], str]

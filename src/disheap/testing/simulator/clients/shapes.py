@@ -43,6 +43,7 @@ EXCHANGES: dict[str, ExchangeShape] = {
     "gone": ExchangeShape("direct", auto_delete=True),
     "spare": ExchangeShape("direct", alternate="all"),
     "lost": ExchangeShape("direct", alternate="nowhere"),
+    "events": ExchangeShape("fanout"),
     "ring-a": ExchangeShape("direct", alternate="ring-b"),
     "ring-b": ExchangeShape("direct", alternate="ring-a"),
 }

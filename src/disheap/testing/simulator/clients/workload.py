@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from disheap.client.api.asynchronous import Client
 from disheap.client.api.consuming import Consumer, Delivery
@@ -24,7 +24,8 @@ from disheap.errors import (
 )
 from disheap.protocol import broker
 from disheap.protocol.broker import NewMessage, TopicSettings
-from disheap.testing.simulator.clients.client import Operation, Tally
+from disheap.testing.simulator.clients.client import Operation
+from disheap.testing.simulator.clients.promises import Prepared, Promises
 from disheap.testing.simulator.clients.shapes import (
     ARGUMENTS,
     EXCHANGES,
@@ -52,6 +53,7 @@ BROUGHT = BRINGING | {
     "_fan_out",
     "_publish_by_words",
     "_cast",
+    "_call_out",
     "_exclusive_topic",
     "_set_barrier",
 }
@@ -59,28 +61,6 @@ MAX_BROUGHT = 480
 """Messages of one run: one command sets off 512 deliveries at most, the rest later; the reference does all at once."""
 TOLD_S = 5.0
 """Within which a lapsed session's consumers hear of it."""
-
-
-class Prepared(NamedTuple):
-    """A transaction that a client has prepared."""
-
-    epoch: int
-    messages: list[NewMessage]
-    acked: dict[int, int]  # message -> epoch
-
-
-class Promises(Tally):
-    """What the product has promised to its clients, and how much they have done."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.enqueued: dict[int, NewMessage] = {}
-        self.refused: dict[bytes, str] = {}  # payloads of commands that were refused: nothing of them is there
-        self.settled: dict[int, int] = {}  # message -> epoch under which it was acked
-        self.handed: dict[broker.Token, str] = {}  # leases whose delivery somebody was given
-        self.holding: dict[str, list[Delivery]] = {}  # by client: what it was given and has not settled
-        self.transactions: dict[str, Prepared] = {}  # by name, of all clients
-        self.brought = 0
 
 
 class Worker(ValueOperations):
@@ -132,13 +112,13 @@ class Worker(ValueOperations):
     def _all_operations(self) -> list[tuple[Callable[[], Awaitable[Any]], int]]:
         return [
             (self._enqueue, 20), (self._enqueue_many, 4), (self._pipeline, 4), (self._publish, 6), (self._fan_out, 2),
-            (self._publish_by_words, 2), (self._publish_by_headers, 2), (self._cast, 2), (self._batch, 6),
-            (self._prepare, 4), (self._decide, 6), (self._pop, 8), (self._subscribe, 4), (self._settle, 20),
-            (self._settle_stale, 2), (self._extend, 3), (self._set_credit, 2), (self._overtake, 3), (self._recover, 1),
-            (self._cancel, 3), (self._create_topic, 5), (self._delete_topic, 1), (self._purge, 1),
-            (self._exclusive_topic, 1), (self._exchange, 4), (self._bind, 3), (self._unbind, 1), (self._peek, 5),
-            (self._ask, 6), (self._set_value, 6), (self._set_barrier, 3), (self._watch, 3), (self._delete_values, 1),
-            (self._status, 1), (self._transfer, 1),
+            (self._publish_by_words, 2), (self._publish_by_headers, 2), (self._cast, 2), (self._listen, 2),
+            (self._call_out, 4), (self._batch, 6), (self._prepare, 4), (self._decide, 6), (self._pop, 8),
+            (self._subscribe, 4), (self._settle, 20), (self._settle_stale, 2), (self._extend, 3),
+            (self._set_credit, 2), (self._overtake, 3), (self._recover, 1), (self._cancel, 3), (self._create_topic, 5),
+            (self._delete_topic, 1), (self._purge, 1), (self._exclusive_topic, 1), (self._exchange, 4),
+            (self._bind, 3), (self._unbind, 1), (self._peek, 5), (self._ask, 6), (self._set_value, 6),
+            (self._set_barrier, 3), (self._watch, 3), (self._delete_values, 1), (self._status, 1), (self._transfer, 1),
         ]  # fmt: skip
 
     # --- what it does ---
@@ -240,6 +220,22 @@ class Worker(ValueOperations):
 
     async def _cast(self) -> None:
         self._client.driver.send_transient(broker.Enqueue(self._topic(), _message(self._payload())))
+
+    async def _listen(self) -> None:
+        """As workers do for events: a queue of its own, that all messages of an exchange reach, and no acks."""
+        if len(self._consumers) >= 3:
+            return
+        await self._make_exchange("events")
+        name = f"ears-{self.name}"
+        await self._client.create_topic(name, exclusive=True)
+        await self._client.bind("events", name)
+        await self._start(self._client.topic(name).consume(no_ack=True))
+
+    async def _call_out(self) -> None:
+        for _ in range(self.rng.between(1, 4)):
+            message = _message(self._payload(), self.rng.between(-2, 2), self.rng.pick((0, 0, 0, 300)))
+            exchange, key = self.rng.pick((("events", ""), ("events", ""), ("", self._topic())))
+            self._client.driver.send_transient(broker.Publish(exchange, key, message))
 
     async def _batch(self) -> None:
         """Enqueues, publishes and settles over several topics. Some batches have a part that is refused."""
@@ -349,6 +345,9 @@ class Worker(ValueOperations):
             credit=rng.between(1, 6), credit_bytes=rng.pick((0, 0, 500)), lease_ms=rng.pick((0, 0, 1500, 6000)),
             no_ack=no_ack, exclusive=rng.chance(0.1), credit_group=0 if no_ack else rng.pick((0, 1)),
         )  # fmt: skip
+        await self._start(consumer)
+
+    async def _start(self, consumer: Consumer) -> None:
         await consumer.__aenter__()
         self._consumers.append(consumer)
         self._numbers.append(consumer._number or 0)
