@@ -111,7 +111,7 @@ def test_a_message_does_not_overtake_those_that_wait() -> None:
     assert len(relay(driver) or ()) == 1
 
 
-def test_a_consumer_that_is_not_served_again_yet_gets_nothing_before_what_it_missed() -> None:
+def test_a_consumer_that_is_not_served_again_yet_is_sent_nothing() -> None:
     driver = fanned("a")
     consumer = listen(driver, "a", 1)
     driver.detach(1)

@@ -1,7 +1,8 @@
 """The chatter of many idle Celery workers, from one thread: `python tests/kombu/kombu_chatter.py --help`.
 
-Each has what a worker with `-E` has: two connections, a dispatcher that sends a heartbeat every two seconds, the queue
-of gossip with everybody's worker events, and the queue of remote control. The objects are Celery's own. The program
+Each has what a worker with `-E` has. That is two connections, and a dispatcher that sends a heartbeat every two seconds.
+It is also the queue of gossip with everybody's worker events, and the queue of remote control. The objects are Celery's
+own. The program
 starts nodes, and says what they wrote, synchronised and computed meanwhile.
 """
 
@@ -75,7 +76,7 @@ class IdleWorker:
 
 
 class Crowd:
-    """So many idle workers, turned by whoever calls `run`."""
+    """Idle workers, turned by whoever calls `run`."""
 
     def __init__(self, url: str, count: int) -> None:
         self.app = Celery("crowd", broker=url, set_as_current=False)

@@ -138,7 +138,7 @@ class Kills:
 
 
 def kill_leaders(directory: Path, kills: int, workers: int, say: Callable[[str], None] = lambda line: None) -> Any:
-    """So many rounds. Returns the report."""
+    """Runs `kills` rounds. Returns the report."""
     run = Kills(directory, workers)
     try:
         run.wait_ready()

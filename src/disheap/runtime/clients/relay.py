@@ -20,7 +20,7 @@ each of them. One write for each push takes as long as all else that the node do
 LARGE_BYTES = 16 << 10
 """A push that is longer is sent at once, with those that wait."""
 GATHERED_MAX = 64
-"""So many pushes for one connection do not wait for more."""
+"""A connection with this number of gathered pushes does not wait for more."""
 UNSENT_BYTES_MAX = 16 << 20
 """Pushes for a client to which so much is unsent are dropped. The answers of a thousand workers to an `inspect` fit."""
 

@@ -480,7 +480,7 @@ def _begin(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _relay_nothing(time_ms: int, command: bytes) -> None:
-    """Of a machine without the power `Relaying`."""
+    """Returns None: the machine lacks the power `Relaying`."""
 
 
 def _uncounted() -> int:
