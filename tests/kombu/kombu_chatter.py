@@ -1,9 +1,8 @@
 """The chatter of many idle Celery workers, from one thread: `python tests/kombu/kombu_chatter.py --help`.
 
-Each has what a worker with `-E` has. That is two connections, and a dispatcher that sends a heartbeat every two seconds.
-It is also the queue of gossip with everybody's worker events, and the queue of remote control. The objects are Celery's
-own. The program
-starts nodes, and says what they wrote, synchronised and computed meanwhile.
+Each has what a worker with `-E` has: two connections, and a dispatcher that sends a heartbeat every two seconds. Beside
+that it has the queue of gossip with everybody's worker events, and the queue of remote control. The objects are
+Celery's own. The program starts nodes, and says what they wrote, synchronised and computed meanwhile.
 """
 
 from __future__ import annotations
