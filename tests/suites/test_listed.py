@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.suites import places
-from tests.suites.celery_suite import LISTED, MODULES
+from tests.suites.celery_suite import LISTED, MODULES, admit_backend
 from tests.suites.listed import read_list, spread_first
 from tests.suites.sdist import unpack_tests
 
@@ -134,3 +134,24 @@ def test_an_sdist_without_tests_is_refused(tmp_path: Path) -> None:
         opened.addfile(tarfile.TarInfo("kombu-1/kombu/__init__.py"), io.BytesIO())
     with pytest.raises(LookupError, match=r"kombu-1\.tar\.gz has no folder 't'"):
         unpack_tests(archive, tmp_path / "out")
+
+
+def test_tests_for_redis_as_the_backend_run_with_disheap_too(tmp_path: Path) -> None:
+    path = tmp_path / "test_x.py"
+    path.write_text(
+        "app.conf.result_backend.startswith('redis')\n"
+        'manager.app.conf.result_backend.startswith("redis")\n'
+        "app.conf.result_backend.startswith(('redis', 'rpc'))\n"
+        "app.conf.broker_url.startswith('redis')\n"
+    )
+    for _ in range(2):  # as in a directory that is used again
+        admit_backend(tmp_path)
+    assert path.read_text() == (
+        "app.conf.result_backend.startswith(('redis', 'disheap'))\n"
+        "manager.app.conf.result_backend.startswith((\"redis\", 'disheap'))\n"
+        "app.conf.result_backend.startswith(('redis', 'rpc', 'disheap'))\n"
+        "app.conf.broker_url.startswith('redis')\n"
+    )
+    path.write_text("")
+    with pytest.raises(LookupError, match="another Celery"):
+        admit_backend(tmp_path)
