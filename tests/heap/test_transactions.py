@@ -45,6 +45,7 @@ from disheap.protocol.broker import (
     TransactionInfo,
     TransactionInfos,
 )
+from disheap_heap.settings import MESSAGES_PER_ABORT_UNIT
 
 from .driver import Driver, token
 
@@ -474,3 +475,16 @@ def test_memory_of_a_transaction_is_given_back() -> None:
     assert driver.machine.memory_bytes() - before > 10_000
     driver.do(Abort("tx", 1))
     assert driver.machine.memory_bytes() - before < 1_000
+
+
+@pytest.mark.parametrize("ends_by", ["abort", "its time"])
+def test_the_work_of_an_abort_is_counted(ends_by: str) -> None:
+    driver = Driver()
+    driver.do(CreateTopic("jobs"))
+    driver.do(Prepare("x", 1, 5, [Enqueue("jobs", NewMessage(b"x"))] * 320))
+    before = driver.machine._state.units
+    if ends_by == "abort":
+        driver.do(Abort("x", 1))
+    else:
+        driver.wait(10)
+    assert driver.machine._state.units - before >= 320 // MESSAGES_PER_ABORT_UNIT

@@ -156,8 +156,7 @@ def time_out(state: State, number: int) -> int:
     transaction = state.transactions.by_number[number]
     for topic in _undo(state, transaction).values():
         serve_later(state, topic)
-    held = len(transaction.frozen) + len(transaction.messages) // MESSAGES_PER_ABORT_UNIT
-    return 1 + held + len(transaction.participants)
+    return 1 + _held_units(transaction) + len(transaction.participants)
 
 
 def _hold_back(state: State, transaction: Transaction, step: Step, touched: dict[int, Topic]) -> None:
@@ -216,9 +215,14 @@ def _undo(state: State, transaction: Transaction) -> dict[int, Topic]:
             keep_frozen(state, frozen)
         put_back(state, topic, frozen.message)
         touched[topic.number] = topic
-    state.units += len(transaction.frozen)
+    state.units += _held_units(transaction)
     _finish(state, transaction, Finished(transaction.epoch, False))
     return touched
+
+
+def _held_units(transaction: Transaction) -> int:
+    """The units of work of giving up what a transaction holds."""
+    return len(transaction.frozen) + len(transaction.messages) // MESSAGES_PER_ABORT_UNIT
 
 
 def _unreserve(state: State, number: int, is_delayed: bool) -> Topic | None:

@@ -8,6 +8,13 @@ TX = "tests/heap/test_transactions.py::"
 
 MUTANTS = (
     Mutant(
+        "abort-is-not-counted",
+        "an entry of aborts that each drop 1,500 prepared messages is applied in one go",
+        (Patch("disheap_heap:_undo", "    state.units += _held_units(transaction)\n", ""),),
+        ("tests/heap/test_transactions.py::test_the_work_of_an_abort_is_counted",),
+        simulated=False,
+    ),
+    Mutant(
         "participant-decides-alone",
         "a participant whose coordinator is silent for a second aborts what the others have committed",
         (
@@ -150,7 +157,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap:time_out",
-                "return 1 + held + len(transaction.participants)",
+                "return 1 + _held_units(transaction) + len(transaction.participants)",
                 "return 1 + len(transaction.participants)",
             ),
         ),
