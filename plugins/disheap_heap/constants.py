@@ -7,11 +7,11 @@ each other if they differ (`interfaces.FixedConstants`).
 
 from __future__ import annotations
 
-from disheap.protocol.broker import fields
+from disheap.protocol.broker import deaths, fields
 from disheap_heap import settings
-from disheap_heap.commands import exchanges
+from disheap_heap.commands import dead_letters, exchanges
 from disheap_heap.delivery import credit
-from disheap_heap.state import prepared
+from disheap_heap.state import messages, prepared
 from disheap_heap.tables import timers
 
 CONSTANTS: dict[int, dict[str, int]] = {
@@ -67,6 +67,15 @@ CONSTANTS: dict[int, dict[str, int]] = {
         "PARTS_PER_UNIT": settings.PARTS_PER_UNIT,
         "PUSHED_VALUE_BYTES_MAX": settings.PUSHED_VALUE_BYTES_MAX,
         "KEYS_MAX": fields.KEYS_MAX,
+        "ATTEMPTS": messages.ATTEMPTS,
+        "DEAD_LETTER_UNITS": settings.DEAD_LETTER_UNITS,
+        "DELIVERY_LIMIT_MAX": fields.DELIVERY_LIMIT_MAX,
+        "ERROR_CHARACTERS": fields.ERROR_CHARACTERS,
+        "HISTORY_MAX": deaths.HISTORY_MAX,
+        "MAX_DEAD_LETTER_UNITS_PER_CALL": settings.MAX_DEAD_LETTER_UNITS_PER_CALL,
+        "MAX_PASSED": dead_letters.MAX_PASSED,
+        "RELEASED": messages.RELEASED,
+        "TALLY_MAX": messages.TALLY_MAX,
         "PARTS_PAGE": fields.PARTS_PAGE,
         "STAGE_INTERIM": fields.STAGE_INTERIM,
         "STAGE_DONE": fields.STAGE_DONE,

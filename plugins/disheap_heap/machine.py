@@ -19,9 +19,10 @@ from disheap.protocol.frames import UNREADABLE
 from disheap_heap import measuring, queries, work
 from disheap_heap.command_set import CommandSet, Handlers, tag_of, unreadable
 from disheap_heap.commands import barriers, consumers, enqueue, exchanges, relaying, sessions, topics, values
+from disheap_heap.commands.dead_letters import publish_dead_letters
 from disheap_heap.constants import CONSTANTS
 from disheap_heap.delivery import leases
-from disheap_heap.delivery.delivery import serve_freed_groups
+from disheap_heap.delivery.delivery import serve, serve_freed_groups
 from disheap_heap.encoding import encode, known_tag
 from disheap_heap.settings import HeapSettings
 from disheap_heap.snapshots import restoring, snapshot
@@ -168,6 +169,8 @@ class HeapMachine:
             state.now_ms = time_ms
         effects = state.begin_call()
         reply = self._handlers[type(decoded)](state, session, decoded)
+        if state.dying:
+            publish_dead_letters(state, serve)
         if state.freed:
             serve_freed_groups(state)
         return reply, effects
@@ -207,6 +210,7 @@ class HeapMachine:
         """Ends the session, in slices if it has much."""
         effects = self._state.begin_call()
         sessions.expire_session(self._state, session)
+        publish_dead_letters(self._state, serve)
         serve_freed_groups(self._state)
         return effects
 
@@ -354,6 +358,7 @@ class HeapMachine:
             "returned": state.returned,
             "expired": state.expired,
             "dropped": state.dropped,
+            "dead_lettered": state.dead_lettered,
             **queries.counted(state),
             "sessions": len(state.sessions),
             "timers": len(state.timers),

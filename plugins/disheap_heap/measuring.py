@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from disheap.interfaces import Metric
+from disheap.protocol.broker import REASONS
 from disheap_heap.state.counts import Counts
 from disheap_heap.state.state import State, Topic
 
@@ -20,8 +21,10 @@ COUNTERS = {
     "acked": "Messages that were acknowledged.",
     "nacked": "Messages that their consumers gave back or discarded.",
     "returned": "Messages that went back to their place: given back, lease ended, or session ended.",
+    "released": "Messages that their consumers gave back without having begun them.",
     "expired": "Messages that expired before anybody acknowledged them.",
-    "dropped": "Messages that were dropped: purged, discarded, in a full topic, or with their topic.",
+    "exhausted": "Messages that reached the delivery limit of the topic.",
+    "dropped": "Messages that were dropped and not dead-lettered: purged, discarded, in a full topic, or with it.",
 }
 """Events of one topic, and what they are."""
 
@@ -31,6 +34,7 @@ def metrics(state: State, time_ms: int) -> list[Metric]:
     shown, table, values = list(state.series.shown.values()), state.transactions, state.values
     return [
         *(_counter(state, shown, name, text) for name, text in COUNTERS.items()),
+        _dead_letters(state, shown),
         _messages(state, shown),
         _gauge("disheap_oldest_ready_age_seconds", "Since its enqueueing, of the message that is ready the longest.",
                [((topic.name,), age_s) for topic in shown if (age_s := oldest_age_s(topic, time_ms)) is not None]),
@@ -84,6 +88,7 @@ def _row(state: State, topic: Topic, time_ms: int) -> dict[str, Any]:
         "ready_bytes": topic.ready_bytes,
         "oldest_age_s": oldest_age_s(topic, time_ms),
         "priorities": priorities,
+        "dead_lettered": dict(topic.counts.dead_lettered),
         "is_summed": topic.counts is state.series.rest,
     }
 
@@ -94,6 +99,15 @@ def _counter(state: State, shown: list[Topic], name: str, text: str) -> Metric:
 
     samples = [((topic.name,), count(topic.counts)) for topic in shown]
     return Metric(f"disheap_{name}_total", "counter", text, ("topic",), [*samples, (("",), count(state.series.rest))])
+
+
+def _dead_letters(state: State, shown: list[Topic]) -> Metric:
+    """Samples of the topics that have a place for dead letters, and of all that are not counted one by one."""
+    counted = [(topic.name, topic.counts) for topic in shown if topic.dead_letters_to is not None]
+    counted.append(("", state.series.rest))
+    samples = [((name, reason), counts.dead_lettered.get(reason, 0)) for name, counts in counted for reason in REASONS]
+    text = "Messages of the topic that were dead-lettered, by reason."
+    return Metric("disheap_dead_lettered_total", "counter", text, ("topic", "reason"), samples)
 
 
 def _messages(state: State, shown: list[Topic]) -> Metric:

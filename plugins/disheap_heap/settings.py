@@ -30,6 +30,13 @@ MAX_RETURNS_PER_CALL = 250
 """Leases that one call gives back, over all consumers. The rest is postponed. About half a millisecond: many sessions
 may end in one entry."""
 
+MAX_DEAD_LETTER_UNITS_PER_CALL = 250
+"""Units of dead letters that one call publishes: some 50 of them. The rest is postponed. About a millisecond: many
+sessions may end in one entry."""
+
+DEAD_LETTER_UNITS = 4
+"""Units of work to make a dead letter, beside those for each topic that it reaches: 15 us."""
+
 MAX_RESENT_PER_REPLY = 5_000
 """Leases in the reply to an ATTACH. The rest is pushed in slices. Five milliseconds."""
 

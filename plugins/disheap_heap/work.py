@@ -1,9 +1,9 @@
 """Timers that are due, and postponed work (`limits.apply_work_limit`).
 
 `advance` does at most `limit` units. First come the due timers in order of their deadlines. After each deadline come
-the deliveries that it made possible. Then come, in slices, sessions that end, leases that are sent again, and leases
-that are given back. At last the memory of purged messages is freed. A unit is one timer, delivery, lease, consumer,
-topic, binding or record. It takes 1 to 5 us.
+the dead letters and the deliveries that it made possible. Then come, in slices, sessions that end, leases that are sent
+again, and leases that are given back. At last the memory of purged messages is freed. A unit is one timer, delivery,
+lease, consumer, topic, binding or record. It takes 1 to 5 us.
 
 A slice gives back the oldest leases of a consumer first. All messages of a slice are back in their topic before the
 first of them is delivered. So the order is strict within a slice, and a message of a later slice is ordered from then
@@ -18,20 +18,17 @@ from __future__ import annotations
 from collections.abc import Sized
 
 from disheap_heap.commands.barriers import expire_barrier
+from disheap_heap.commands.dead_letters import publish_some
 from disheap_heap.commands.exchanges import remove_binding
 from disheap_heap.commands.sessions import end_some, resend_some
 from disheap_heap.commands.topics import delete
 from disheap_heap.commands.values import expire_value
 from disheap_heap.delivery import credit, overtaking
-from disheap_heap.delivery.delivery import (
-    fire_message_timer,
-    needed_ids,
-    requeue_some,
-    serve_later,
-    serve_some,
-)
+from disheap_heap.delivery.delivery import serve_later, serve_some
+from disheap_heap.delivery.dropping import needed_ids
 from disheap_heap.delivery.ending import finish_pop
 from disheap_heap.delivery.leases import expire_lease
+from disheap_heap.delivery.returning import fire_message_timer, requeue_some
 from disheap_heap.settings import MAX_DELIVERIES_PER_CALL
 from disheap_heap.state.dropped import free_one, uncount_freed
 from disheap_heap.state.footprint import uncount_extras
@@ -50,7 +47,7 @@ def advance(state: State, limit: int) -> int:
     """Fires due timers and does postponed work, at most `limit` units. Returns the units done. Freeing does not count,
     because it differs among replicas."""
     left = _fire_due(state, limit)
-    if (state.unserved or state.freed) and left > 0:
+    if (state.dying or state.unserved or state.freed) and left > 0:
         left -= _serve_waiting(state, left)
     if (state.ending or state.resending) and left > 0:
         left -= _end_waiting(state, left)
@@ -68,13 +65,15 @@ def backlog(state: State) -> bool:
     """Whether work is postponed or a timer is due."""
     if state.unserved or state.freed or state.returning or state.ending or state.resending or state.unfreed:
         return True  # any(postponed(state)), in a third of the time; asked twice for each entry
+    if state.dying:
+        return True
     deadline = state.timers.next_deadline()
     return deadline is not None and deadline <= state.now_ms
 
 
 def postponed(state: State) -> tuple[Sized, ...]:
     """The collections of postponed work."""
-    return (state.unserved, state.freed, state.returning, state.ending, state.resending, state.unfreed)
+    return (state.dying, state.unserved, state.freed, state.returning, state.ending, state.resending, state.unfreed)
 
 
 def _fire_due(state: State, limit: int) -> int:
@@ -119,8 +118,9 @@ def _fire(state: State, kind: int, number: int, topic_number: int) -> int:
 
 
 def _serve_waiting(state: State, limit: int) -> int:
-    """Serves one slice for each topic in turn, then the credit groups that have credit again. Returns the units."""
-    done = 0
+    """Publishes dead letters. Then serves one slice for each topic in turn, and the credit groups that have credit
+    again. Returns the units."""
+    done = publish_some(state, limit, serve_later) if state.dying and limit > 0 else 0
     while done < limit and state.push_bytes_left > 0 and (state.unserved or state.freed):
         if state.unserved:
             number, topic = next(iter(state.unserved.items()))

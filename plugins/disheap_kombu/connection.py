@@ -103,11 +103,11 @@ class Connection(SessionEvents):
         self._channels.pop(channel.channel_id, None)
         with self._lock:
             self._send_acks()  # first: these messages are acknowledged, and must not go back
+            self._outbox.send_nacks(tokens)  # before the rest goes back, which no callback has had
             for subscription in subscriptions:
                 self._deliveries.remove_consumer(subscription.number)
-                self._outbox.send(broker.Cancel(subscription.number, give_back=True))
+                self._outbox.send(broker.Cancel(subscription.number, give_back=True, release=True))
             self._deliveries.take_strays()  # the broker has them
-            self.nack(tokens, discard=False)
             self.flush()
             self._wait_applied()
 
@@ -373,7 +373,7 @@ class Connection(SessionEvents):
             self.send(broker.Cancel(subscription.number))
             strays = self._deliveries.take_strays()
             if strays:
-                self.nack(strays, discard=False)
+                self.release(strays)
             if wait:
                 self._wait_applied()
 
@@ -400,7 +400,7 @@ class Connection(SessionEvents):
                 return found
             if self._deliveries.has_lapsed:
                 self._raise_session_lost()
-        self._outbox.send(broker.Cancel(consumer, give_back=True))
+        self._outbox.send(broker.Cancel(consumer, give_back=True, release=True))
         raise RecoverableConnectionError("no answer to basic.get in time; no message was taken")
 
     def _wait_applied(self) -> None:

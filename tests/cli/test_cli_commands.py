@@ -24,7 +24,8 @@ from tests.cli.conftest import Ask
 
 TOPIC_KEYS = [
     "topic", "mode", "max_messages", "overflow", "message_ttl_ms", "expires_ms", "auto_delete", "exclusive",
-    "priority_max", "ready", "delayed", "leased", "consumers", "ready_bytes", "oldest_enqueued_ms",
+    "priority_max", "delivery_limit", "dead_letter_topic", "dead_letter_exchange", "dead_letter_key", "retry_delay_ms",
+    "retry_delay_max_ms", "ready", "delayed", "leased", "consumers", "ready_bytes", "oldest_enqueued_ms",
 ]  # fmt: skip
 
 
@@ -76,7 +77,8 @@ def test_topics_are_listed_by_name_and_prefix(ask: Ask) -> None:
 
 def test_a_topic_is_described_for_people(ask: Ask, topic: str) -> None:
     text = ask("topic", "info", topic).text
-    assert "message ttl   none" in text and "max messages  no limit" in text
+    assert "message ttl     none" in text and "max messages    no limit" in text
+    assert "dead letters    dropped" in text and "retry delay     none" in text
 
 
 def test_an_empty_topic_is_removed_without_a_question(ask: Ask, topic: str) -> None:

@@ -49,6 +49,21 @@ SHAPES = (
     broker.TopicSettings(max_messages=3, overflow="drop", priority_max=1),
     broker.TopicSettings(max_messages=4, priority_max=-1),
 )
+SHAPES_WITH_DEATHS = (
+    broker.TopicSettings(delivery_limit=2, dead_letter_topic="b"),
+    broker.TopicSettings(message_ttl_ms=30, dead_letter_topic="c"),
+    broker.TopicSettings("min", message_ttl_ms=20, dead_letter_topic="a"),
+    broker.TopicSettings(
+        max_messages=3,
+        overflow="drop",
+        delivery_limit=3,
+        dead_letter_topic="a",
+        retry_delay_ms=7,
+        retry_delay_max_ms=20,
+    ),
+    broker.TopicSettings(delivery_limit=1, dead_letter_exchange="nowhere", max_messages=2, overflow="drop"),
+    broker.TopicSettings(retry_delay_ms=5, delivery_limit=2),
+)
 
 sessions = st.sampled_from(SESSIONS)
 names = st.sampled_from(NAMES)
@@ -66,6 +81,7 @@ value_keys = st.sampled_from(["r", "s", "ü"])
 
 class HeapAgainstModel(ViewRules):
     in_slices = False
+    shapes = SHAPES + SHAPES_WITH_DEATHS
 
     @initialize()
     def start(self) -> None:
@@ -123,7 +139,9 @@ class HeapAgainstModel(ViewRules):
     def make(self, name: str, shape: broker.TopicSettings, session: int) -> None:
         model, topic = self.model, self.model.topic(name)
         answer = self.do(broker.CreateTopic(name, shape), session)
-        if topic is None:
+        if shape.dead_letter_topic == name:
+            assert answer is InvalidArgument
+        elif topic is None:
             assert answer.created
             model.create(name, shape, session)
         elif topic.owner not in (None, session) and model.attached.get(topic.owner or 0):
@@ -151,10 +169,10 @@ class HeapAgainstModel(ViewRules):
 
     # --- rules ---
 
-    @rule(name=names, shape=st.sampled_from(SHAPES), session=sessions)
-    def create_topic(self, name: str, shape: broker.TopicSettings, session: int) -> None:
+    @rule(name=names, pick=picks, session=sessions)
+    def create_topic(self, name: str, pick: int, session: int) -> None:
         if self.live_session(session):
-            self.make(name, shape, session)
+            self.make(name, self.shapes[pick % len(self.shapes)], session)
 
     @rule(
         pick=picks,
@@ -252,12 +270,12 @@ class HeapAgainstModel(ViewRules):
         self.model.overtake(group, above)
         self.expect_pushes()
 
-    @rule(pick=picks, give_back=st.booleans())
-    def cancel(self, pick: int, give_back: bool) -> None:
+    @rule(pick=picks, give_back=st.booleans(), releases=st.booleans())
+    def cancel(self, pick: int, give_back: bool, releases: bool) -> None:
         consumer = self.some_consumer(pick)
         if consumer is not None:
-            self.do(broker.Cancel(consumer.number, give_back), consumer.session)
-            self.model.cancel(consumer, give_back)
+            self.do(broker.Cancel(consumer.number, give_back, releases and give_back), consumer.session)
+            self.model.cancel(consumer, give_back, releases)
             self.expect_pushes()
 
     @rule(pick=picks)
@@ -269,13 +287,19 @@ class HeapAgainstModel(ViewRules):
             self.expect_pushes()
 
     @rule(
-        session=sessions, pick=picks, count=st.integers(1, 3), how=st.sampled_from(["ack", "nack", "drop"]), by=delays
+        session=sessions,
+        pick=picks,
+        count=st.integers(1, 3),
+        how=st.sampled_from(["ack", "nack", "nack", "release", "drop"]),
+        by=delays,
+        error=st.sampled_from(["", "no ä"]),
     )
-    def settle(self, session: int, pick: int, count: int, how: str, by: int) -> None:
+    def settle(self, session: int, pick: int, count: int, how: str, by: int, error: str) -> None:
         tokens = self.some_tokens(session, pick, count)
-        command = broker.Ack(tokens) if how == "ack" else broker.Nack(tokens, by, how == "drop")
-        answer = self.do(command, session)
-        assert answer.stale == self.model.settle(session, tokens, how, by)
+        error = "" if how == "release" else error
+        nack = broker.Nack(tokens, by, how == "drop", how == "release", error)
+        answer = self.do(broker.Ack(tokens) if how == "ack" else nack, session)
+        assert answer.stale == self.model.settle(session, tokens, how, by, error)
         assert answer.count == len(tokens) - len(answer.stale)
         self.expect_pushes()
 
@@ -285,7 +309,7 @@ class HeapAgainstModel(ViewRules):
         assert self.do(broker.Extend(tokens, by), session).stale == self.model.settle(session, tokens, "extend", by)
         self.expect_pushes()
 
-    @rule(session=sessions, pick=picks, kinds=st.lists(st.integers(0, 6), min_size=1, max_size=5), delay=delays)
+    @rule(session=sessions, pick=picks, kinds=st.lists(st.integers(0, 7), min_size=1, max_size=5), delay=delays)
     def batch(self, session: int, pick: int, kinds: list[int], delay: int) -> None:
         """Several enqueues and settlements, of which some may be refused."""
         if not self.live_session(session):
@@ -525,8 +549,8 @@ class HeapAgainstModel(ViewRules):
             return broker.Enqueue(topic.name, message), [topic]
         if not held and pick % 4:
             return None
-        token = (held[pick % len(held)].id, held[pick % len(held)].attempts) if held else (9999, 1)
-        return (broker.Ack([token]) if kind == 3 else broker.Nack([token], delay, kind == 5)), []
+        token = (held[pick % len(held)].id, held[pick % len(held)].epoch) if held else (9999, 1)
+        return (broker.Ack([token]) if kind == 3 else broker.Nack([token], delay, kind == 5, kind == 7)), []
 
     @rule(name=names, session=sessions, now=seldom)
     def purge(self, name: str, session: int, now: bool) -> None:
@@ -637,6 +661,7 @@ class HeapAgainstModel(ViewRules):
             assert {*topic.ready.by_id(), *topic.delayed} <= set(waiting)
             assert topic.turns.order() == [one.number for one in self.model.topic(topic.name).turns]  # type: ignore[union-attr]
         assert state.message_bytes == sum(one.size() for one in self.model.messages)
+        assert not state.dying
 
     @precondition(lambda self: not self.driver.machine._state.unfreed)
     @precondition(lambda self: not self.driver.machine._state.purged_in_views)
@@ -650,6 +675,7 @@ class HeapInSlicesAgainstModel(HeapAgainstModel):
     """Each call delivers one message and postpones the rest. The postponed work is then done one unit at a time."""
 
     in_slices = True  # then the topics of a group are not served one after the other
+    shapes = SHAPES  # a dead letter is published before the postponed deliveries
     expire = None  # type: ignore[assignment]  # in slices, messages are given back and delivered one by one
 
     def __init__(self) -> None:
@@ -671,8 +697,31 @@ class HeapInSlicesAgainstModel(HeapAgainstModel):
         driver.work_off(1)
 
 
+class HeapWithLateDeadLettersAgainstModel(HeapAgainstModel):
+    """Each dead letter is postponed. The postponed work is then done one unit at a time."""
+
+    in_slices = True  # a freed group is served before a postponed dead letter
+    shapes = SHAPES + SHAPES_WITH_DEATHS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = patch.object(state, "MAX_DEAD_LETTER_UNITS_PER_CALL", 0)
+        self.patch.start()
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.patch.stop()
+
+    def work_off(self, driver: Driver) -> None:
+        driver.work_off(1)
+
+
 TestHeapAgainstModel = HeapAgainstModel.TestCase
 TestHeapInSlicesAgainstModel = pytest.mark.proof(HeapInSlicesAgainstModel.TestCase)
-TestHeapAgainstModel.settings = TestHeapInSlicesAgainstModel.settings = settings(
+TestHeapWithLateDeadLettersAgainstModel = pytest.mark.proof(HeapWithLateDeadLettersAgainstModel.TestCase)
+TestHeapWithLateDeadLettersAgainstModel.settings = TestHeapAgainstModel.settings = settings(
+    max_examples=150, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestHeapInSlicesAgainstModel.settings = settings(
     max_examples=150, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )

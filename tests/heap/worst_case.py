@@ -217,6 +217,43 @@ def leased_in_topics(count: int = broker.TOKENS_MAX) -> Driver:
     return driver
 
 
+MORTAL = TopicSettings(
+    max_messages=MANY, overflow="drop", delivery_limit=2, dead_letter_topic="dead", retry_delay_ms=1000
+)
+SPREAD = TopicSettings(delivery_limit=1, dead_letter_exchange="all")
+
+
+def mortal(settings: TopicSettings = MORTAL, expires_ms: int = 0, driver: Driver | None = None) -> Driver:
+    """A full topic with a place for dead letters. Each message is a dead letter already, with 240 headers."""
+    driver = driver or Driver()
+    driver.do(broker.CreateTopic("q", settings))
+    driver.do(broker.CreateTopic("dead", TopicSettings(message_ttl_ms=90_000)))
+    headers = broker.encode_headers(
+        {f"name-{number}": number for number in range(239)} | {broker.DEATH_HEADERS[0]: "expired"}
+    )
+    for _ in range(MANY // 50):
+        message = NewMessage(b"x", 0, 0, expires_ms, headers, "key")
+        driver.do(broker.EnqueueMany("q", [message] * 50))
+    driver.work_off(PLENTY)
+    driver.now += expires_ms
+    return driver
+
+
+def mortal_leases(settings: TopicSettings = MORTAL, count: int = MANY) -> Driver:
+    driver = mortal(settings)
+    driver.do(broker.Subscribe("q", count))
+    driver.work_off(PLENTY)
+    driver.taken()
+    return driver
+
+
+def spread(expires_ms: int = 1000) -> Driver:
+    """Each dead letter goes into 2,500 topics. Some messages wait to be dead-lettered."""
+    driver = mortal(SPREAD, expires_ms, reached_topics())
+    driver.wait(0, 100)
+    return driver
+
+
 def held_by_thousands() -> Driver:
     """As many consumers as an ack names tokens, with 100 leases each. The ids of one consumer follow each other."""
     driver = Driver()
@@ -464,6 +501,14 @@ CASES = [
     ),
     Case("2,500 consumers with 100 leases each, one is named of each", held_by_thousands, broker.Ack(ONE_OF_EACH)),
     Case("2,500 consumers with 100 leases each, one is named of each", held_by_thousands, broker.Nack(ONE_OF_EACH, 1)),
+    Case("a full topic that drops into another", mortal, broker.EnqueueMany("q", [NewMessage(b"x", 9)] * MANY)),
+    *(
+        Case("10,000 leases of messages that died before", mortal_leases, command)
+        for command in (broker.Nack(TOKENS), broker.Nack(TOKENS, 1000), broker.Nack(TOKENS, 0, True), "EXPIRE")
+    ),
+    Case("10,000 leases of messages that die for 2,500 topics", lambda: mortal_leases(SPREAD), broker.Nack(TOKENS)),
+    Case("10,000 messages that die again", lambda: mortal(expires_ms=1000), "advance by 500 units"),
+    Case("10,000 messages that die for 2,500 topics", spread, "advance by 500 units"),
     Case("10,000 consumers with 10 leases each", held_by_many, broker.Recover(list(range(1, MANY + 1)))),
     Case("10,000 leases", leased, broker.Cancel(1, True)),
     Case("4,999 bindings", lambda: bound_often(4999), broker.Bind("e", "q", ".".join(["*"] * 120))),

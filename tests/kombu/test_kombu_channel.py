@@ -348,7 +348,7 @@ def test_deliveries_to_an_ended_consumer_go_back_unseen(connection, channel, dri
     driver.receive_during_call(delivery(1, 10))
     channel.basic_cancel("c")
     assert driver.commands_of(broker.Cancel) == [broker.Cancel(1, False)]
-    assert got == [] and driver.commands_of(broker.Nack) == [broker.Nack([(10, 1)])]
+    assert got == [] and driver.commands_of(broker.Nack) == [broker.Nack([(10, 1)], release=True)]
 
 
 def test_late_deliveries_to_a_cancelled_consumer_go_back_without_a_drain(connection, channel, driver):
@@ -356,10 +356,10 @@ def test_late_deliveries_to_a_cancelled_consumer_go_back_without_a_drain(connect
     driver.receive(delivery(1, 10))
     connection.read()  # it waits for its callback
     channel.basic_cancel("c", nowait=True)
-    assert driver.commands_of(broker.Nack) == [broker.Nack([(10, 1)])]
+    assert driver.commands_of(broker.Nack) == [broker.Nack([(10, 1)], release=True)]
     driver.receive(delivery(1, 11))
     connection.heartbeat()
-    assert got == [] and driver.commands_of(broker.Nack)[1:] == [broker.Nack([(11, 1)])]
+    assert got == [] and driver.commands_of(broker.Nack)[1:] == [broker.Nack([(11, 1)], release=True)]
 
 
 def test_the_end_of_a_consumer_or_channel_waits_for_the_broker_by_default(channel, driver):
@@ -516,8 +516,8 @@ def test_a_closed_channel_gives_back_what_it_held(connection, channel, driver):
     driver.receive(delivery(1, 10))
     connection.drain_events(timeout=1)
     channel.close()
-    assert driver.commands_of(broker.Cancel) == [broker.Cancel(1, True)]
-    assert driver.commands_of(broker.Nack) == [broker.Nack([(10, 1)])]
+    assert driver.commands_of(broker.Cancel) == [broker.Cancel(1, True, True)]
+    assert driver.commands_of(broker.Nack) == [broker.Nack([(10, 1)])], "a callback has had it"
     channel.close()
     assert connection.connected and not channel.is_open
 

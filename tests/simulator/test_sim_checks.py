@@ -15,8 +15,8 @@ import pytest
 
 import disheap_filelog.segments.segment
 import disheap_filelog.small_files.meta
-import disheap_heap.delivery.delivery
 import disheap_heap.delivery.leases
+import disheap_heap.delivery.returning
 from disheap.client.core.keepalive import KeepAlive, Verdict
 from disheap.client.core.session import Session as ClientSession
 from disheap.client.core.session import State as ClientState
@@ -161,13 +161,13 @@ def test_acks_of_an_older_epoch(registry: Registry, monkeypatch: pytest.MonkeyPa
 
 
 def test_messages_that_come_back_to_another_place(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_ready = disheap_heap.delivery.delivery.make_ready
+    make_ready = disheap_heap.delivery.returning.make_ready
 
     def at_the_back(state: Any, topic: Any, message: Any) -> None:
         rank = max(message.rank - 1, -(1 << 63) + 1)  # else it is a number that cannot be sent, and found for that
         make_ready(state, topic, message._replace(rank=rank) if message.attempts else message)
 
-    monkeypatch.setattr(disheap_heap.delivery.delivery, "make_ready", at_the_back)
+    monkeypatch.setattr(disheap_heap.delivery.returning, "make_ready", at_the_back)
     assert "not Deliver" in found(registry) or "was answered" in found(registry)
 
 

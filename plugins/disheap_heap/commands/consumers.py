@@ -21,9 +21,10 @@ from disheap.protocol.broker import (
 from disheap_heap.commands.checks import find_topic, limit_reached, require_access
 from disheap_heap.commands.topics import delete
 from disheap_heap.delivery import credit, overtaking
-from disheap_heap.delivery.delivery import requeue_all, serve, serve_overtaking_group
+from disheap_heap.delivery.delivery import serve, serve_overtaking_group
 from disheap_heap.delivery.ending import end_consumer, finish_pop, update_expiry
 from disheap_heap.delivery.leases import find_consumer
+from disheap_heap.delivery.returning import requeue_all
 from disheap_heap.encoding import DONE, encode
 from disheap_heap.settings import POP_MAX
 from disheap_heap.state.state import Consumer, CreditGroup, State, Topic
@@ -99,6 +100,8 @@ def overtake(state: State, session: int, command: Overtake) -> bytes:
 
 def cancel(state: State, session: int, command: Cancel) -> bytes:
     """Ends a consumer. Its leases stay, or with `give_back` they are given back at once."""
+    if command.release and not command.give_back:
+        raise InvalidArgument("a Cancel with release says how messages are given back; say give_back as well")
     consumer = find_consumer(state, session, command.consumer)
     if consumer is None:
         return DONE
@@ -107,7 +110,7 @@ def cancel(state: State, session: int, command: Cancel) -> bytes:
         end_consumer(state, consumer)
         delete_if_unused(state, consumer)
     if command.give_back:
-        requeue_all(state, consumer)
+        requeue_all(state, consumer, command.release)
         serve(state, topic)
     return DONE
 

@@ -18,8 +18,9 @@ from disheap_heap.commands.consumers import delete_if_unused
 from disheap_heap.commands.topics import delete
 from disheap_heap.commands.values import end_watches
 from disheap_heap.delivery import credit, overtaking
-from disheap_heap.delivery.delivery import requeue_all, serve, serve_overtaking_group
+from disheap_heap.delivery.delivery import serve, serve_overtaking_group
 from disheap_heap.delivery.ending import end_consumer
+from disheap_heap.delivery.returning import requeue_all
 from disheap_heap.encoding import encode
 from disheap_heap.settings import LEASES_PER_UNIT, MAX_ANSWER_BYTES, MAX_RESENT_PER_REPLY, MAX_SCANNED_PER_CALL
 from disheap_heap.state.messages import deliver

@@ -22,8 +22,9 @@ from disheap.protocol.broker import (
 )
 from disheap_heap.commands.checks import check_name, find_existing, limit_reached, require_access, require_free
 from disheap_heap.commands.exchanges import check_bindings_of_owner, remove_binding
-from disheap_heap.delivery.delivery import drop_all_waiting, requeue_all
+from disheap_heap.delivery.dropping import drop_all_waiting
 from disheap_heap.delivery.ending import end_consumer, update_expiry
+from disheap_heap.delivery.returning import requeue_all
 from disheap_heap.encoding import encode
 from disheap_heap.state.state import Session, State, Topic
 from disheap_heap.state.views import keep_deleted, keep_record_bytes, keep_session, keep_topic
@@ -38,6 +39,7 @@ def create_topic(state: State, session: int, command: CreateTopic) -> bytes:
         raise InvalidArgument(f"mode is 'max' or 'min', not {command.settings.mode!r}")
     if command.settings.overflow not in OVERFLOWS:
         raise InvalidArgument(f"overflow is one of {', '.join(OVERFLOWS)}, not {command.settings.overflow!r}")
+    _check_dead_letters(command.topic, command.settings)
     topic = state.topics.get(command.topic)
     if topic is None:
         topic = _create(state, session, command)
@@ -99,6 +101,19 @@ def delete(state: State, topic: Topic, reason: str) -> int:
     return count
 
 
+def make_topic(state: State, name: str, settings: TopicSettings, owner: Session | None = None) -> Topic:
+    """Creates a topic. The caller has checked everything."""
+    state.last_topic += 1
+    topic = Topic(state.last_topic, name, settings, owner)
+    state.topics[topic.name] = state.topics_by_number[topic.number] = topic
+    insort(state.topic_names, topic.name)
+    state.series.add(topic)
+    if owner is not None:
+        owner.owned[topic.number] = topic
+    update_expiry(state, topic)
+    return topic
+
+
 def describe(topic: Topic, created: bool = False) -> TopicInfo:
     """The settings and counts of a topic."""
     first = topic.ready.first()
@@ -119,15 +134,31 @@ def _create(state: State, session: int, command: CreateTopic) -> Topic:
     if len(state.topics) >= state.settings.topics:
         raise limit_reached("topics", len(state.topics))
     owner = _owner_with_capacity(state, session) if command.settings.exclusive else None
-    state.last_topic += 1
-    topic = Topic(state.last_topic, command.topic, command.settings, owner)
-    state.topics[topic.name] = state.topics_by_number[topic.number] = topic
-    insort(state.topic_names, topic.name)
-    state.series.add(topic)
-    if owner is not None:
-        owner.owned[topic.number] = topic
-    update_expiry(state, topic)
-    return topic
+    return make_topic(state, command.topic, command.settings, owner)
+
+
+def _check_dead_letters(name: str, settings: TopicSettings) -> None:
+    """Raises `InvalidArgument` if the settings for retries and dead letters contradict each other."""
+    topic, exchange, key = settings.dead_letter_topic, settings.dead_letter_exchange, settings.dead_letter_key
+    check_name("topic", topic)
+    check_name("exchange", exchange)
+    if topic and exchange:
+        raise InvalidArgument(
+            f"dead letters go to the topic {topic!r} or to the exchange {exchange!r}, not to both; leave one out"
+        )
+    if key and not exchange:
+        raise InvalidArgument("dead_letter_key is for dead_letter_exchange; a topic is named by dead_letter_topic")
+    if topic == name:
+        raise InvalidArgument(
+            f"dead letters of topic {name!r} would come back to it, and never be out of the way; name another topic"
+        )
+    if settings.retry_delay_max_ms and settings.retry_delay_max_ms < max(1, settings.retry_delay_ms):
+        raise InvalidArgument(
+            f"retry_delay_max_ms is {settings.retry_delay_max_ms}, and retry_delay_ms, where the pauses begin, is "
+            f"{settings.retry_delay_ms}; the bound is at least as much"
+        )
+    if settings.retry_delay_max_ms and not settings.retry_delay_ms:
+        raise InvalidArgument("retry_delay_max_ms bounds retry_delay_ms, which is 0; give that as well")
 
 
 def _owner_with_capacity(state: State, session: int) -> Session:

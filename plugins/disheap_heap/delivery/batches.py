@@ -7,7 +7,9 @@ arrival are each changed once for the whole batch. So a message takes half the t
 from __future__ import annotations
 
 from disheap.protocol.broker import NewMessage
-from disheap_heap.delivery.delivery import drop_excess, first_event_ms, needed_ids
+from disheap_heap.delivery.dead_letters import drop_excess
+from disheap_heap.delivery.delivery import first_event_ms
+from disheap_heap.delivery.dropping import needed_ids
 from disheap_heap.state.messages import Body, Content, Message
 from disheap_heap.state.state import State, Topic
 

@@ -1,8 +1,9 @@
-"""How messages move: into a topic, to a consumer, back into their topic, and out.
+"""How messages move into a topic and to a consumer, and how a lease begins and ends.
 
-There is one function for each change: `add`, `make_ready`, `_delay`, `_deliver`, `release_lease`, `requeue`,
-`fire_message_timer`, `drop_excess`, `drop_all_waiting`. Between calls a topic never has both a ready message and a
-consumer that can receive it, unless the topic waits in `State.unserved`. Whoever adds one or the other calls `serve`.
+There is one function for each change: `add`, `make_ready`, `delay_message`, `_deliver`, `release_lease`. `returning`
+has the way back, and `dead_letters` and `dropping` the ways out. Between calls a topic never has both a ready message
+and a consumer that can receive it, unless the topic waits in `State.unserved`. Whoever adds one or the other calls
+`serve`.
 
 The next consumer (`turns`) gets the first message (`ready`).
 """
@@ -10,35 +11,18 @@ The next consumer (`turns`) gets the first message (`ready`).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
-from typing import Any
 
 from disheap.protocol.broker import Deliver, NewMessage
 from disheap_heap.delivery import credit, overtaking
+from disheap_heap.delivery.dead_letters import drop_excess
+from disheap_heap.delivery.dropping import DELIVERIES_PER_SWEEP, drop_message, needed_ids, sweep_ids
 from disheap_heap.delivery.ending import finish_pop, forget_consumer
 from disheap_heap.encoding import encode
-from disheap_heap.state.dropped import LARGE_BYTES, free_within_bound
-from disheap_heap.state.footprint import count_extras, uncount_extras
-from disheap_heap.state.kept import DROPPED_BYTES, TUPLE_BYTES
-from disheap_heap.state.messages import Body, Content, Message, SharedMessage, deliver
-from disheap_heap.state.ready import ReadyMessages
-from disheap_heap.state.state import Consumer, CreditGroup, Lease, PurgedMessages, State, Topic
-from disheap_heap.state.views import (
-    ids_of_views,
-    keep_consumer,
-    keep_dropped,
-    keep_lease,
-    keep_message_bytes,
-    keep_place,
-    keep_purged,
-    keep_turns,
-)
+from disheap_heap.state.footprint import count_extras
+from disheap_heap.state.messages import ATTEMPTS, Body, Content, Message, SharedMessage, deliver
+from disheap_heap.state.state import Consumer, CreditGroup, Lease, State, Topic
+from disheap_heap.state.views import keep_consumer, keep_lease, keep_place, keep_turns
 from disheap_heap.tables import timers
-from disheap_heap.tables.arrivals import CHUNKS_SWEPT, IdFilter
-from disheap_heap.tables.partitioned import PartitionedDict
-
-DELIVERIES_PER_SWEEP = 256
-"""Messages that leave a topic before some ids of messages that no longer exist are removed from `arrivals`."""
 
 
 def add(state: State, topic: Topic, new: NewMessage, body: Body, kind: type[Message] = Message) -> int:
@@ -54,7 +38,7 @@ def add(state: State, topic: Topic, new: NewMessage, body: Body, kind: type[Mess
     if kind is SharedMessage or type(body) is Content:
         count_extras(state, message)
     if new.delay_ms:
-        _delay(state, topic, message, new.delay_ms)
+        delay_message(state, topic, message, new.delay_ms)
     else:
         if lifetime:
             state.timers.arm_message(number, expires_at_ms, topic.number)
@@ -69,29 +53,6 @@ def add(state: State, topic: Topic, new: NewMessage, body: Body, kind: type[Mess
     if len(arrivals.tail) >= arrivals.limit:
         arrivals.cut_tail(needed_ids(state, topic))
     return number
-
-
-def needed_ids(state: State, topic: Topic) -> IdFilter:
-    """A filter for ids. An id is needed while the topic has the message, or while an open view has to find it."""
-    holders: list[PartitionedDict[Any]] = [topic.ready.by_id(), state.leases, topic.delayed]
-    if state.transactions.frozen:
-        holders.append(state.transactions.frozen)
-    if state.views:
-        holders += ids_of_views(state, topic)
-
-    def keep_needed(ids: list[int]) -> list[int]:
-        gone = ids
-        for holder in holders:  # most ids are in the first
-            gone = holder.missing(gone)
-        unneeded = set(gone)
-        return [one for one in ids if one not in unneeded] if unneeded else list(ids)
-
-    return keep_needed
-
-
-def _sweep_ids(state: State, topic: Topic) -> None:
-    for _ in range(CHUNKS_SWEPT):
-        topic.arrivals.sweep(needed_ids(state, topic))
 
 
 def serve(state: State, topic: Topic) -> None:
@@ -171,7 +132,7 @@ def serve_later(state: State, topic: Topic) -> None:
 
 
 def _deliver(state: State, topic: Topic, consumer: Consumer, message: Message) -> None:
-    rank, number, attempts, enqueued_ms, expires_at_ms, body = message
+    rank, number, tally, enqueued_ms, expires_at_ms, body = message
     if state.views:
         keep_place(state, topic, number, message)
         keep_consumer(state, consumer)
@@ -185,17 +146,18 @@ def _deliver(state: State, topic: Topic, consumer: Consumer, message: Message) -
         epoch = until_ms = 0
         drop_message(state, message)
     else:
-        epoch = attempts + 1
+        epoch = tally + 1
         until_ms = _lease(state, topic, consumer, message, number, epoch, size)
     if state.delivered % DELIVERIES_PER_SWEEP == 0 and topic.arrivals.chunks:
-        _sweep_ids(state, topic)
+        sweep_ids(state, topic)
     state.units += 1
     state.delivered += 1
     counts = topic.counts
     counts.delivered += 1
+    attempts = tally & ATTEMPTS
     if attempts:
         counts.redelivered += 1
-    else:
+    elif not tally:
         state.series.waits.observe((state.now_ms - enqueued_ms) / 1000)
     consumer.delivered += 1
     if type(body) is bytes:  # written out here: a call takes a tenth of the time of a delivery
@@ -253,87 +215,6 @@ def release_taken(state: State, lease: Lease) -> Topic:
     return topic
 
 
-def requeue(state: State, lease: Lease) -> Topic:
-    """Ends a lease and gives the message back to its place in the topic. Drops the message if it has expired or its
-    topic was deleted. Returns the topic."""
-    topic = release_lease(state, lease)
-    put_back(state, topic, _end_attempt(state, lease))
-    return topic
-
-
-def requeue_delayed(state: State, leases: Iterable[Lease], delay_ms: int) -> dict[int, Topic]:
-    """Ends nacked leases and gives the messages back after a delay. Drops those that have expired or whose topics were
-    deleted. Returns the topics. The timers of each topic are armed in one pass."""
-    due_ms = state.now_ms + delay_ms
-    topics: dict[int, Topic] = {}
-    returned: dict[int, list[Message]] = {}  # by topic
-    for lease in leases:
-        topic = release_lease(state, lease)
-        topic.counts.nacked += 1
-        topics[topic.number] = topic
-        message = _end_attempt(state, lease)
-        if _goes_back(state, topic, message):
-            returned.setdefault(topic.number, []).append(message)
-    for number, messages in returned.items():
-        _delay_many(state, topics[number], messages, due_ms)
-    return topics
-
-
-def put_back(state: State, topic: Topic, message: Message) -> None:
-    """Puts a message that has no lease any more back into its place. Drops it if it has expired or its topic was
-    deleted."""
-    if _goes_back(state, topic, message):
-        if message.expires_at_ms:
-            state.timers.arm_message(message.id, message.expires_at_ms, topic.number)
-        make_ready(state, topic, message)
-
-
-def _end_attempt(state: State, lease: Lease) -> Message:
-    """Returns the message after its lease, which was released."""
-    message = lease.message.after(lease.epoch)
-    if state.views:
-        keep_message_bytes(state, message.id, TUPLE_BYTES)
-    return message
-
-
-def _goes_back(state: State, topic: Topic, message: Message) -> bool:
-    """Counts a message that goes back to its topic. Drops it and returns False if it has expired or its topic was
-    deleted."""
-    if not topic.alive:
-        drop_message(state, message)
-        return False
-    if 0 < message.expires_at_ms <= state.now_ms:
-        drop_message(state, message)
-        state.expired += 1
-        topic.counts.expired += 1
-        return False
-    state.returned += 1
-    topic.counts.returned += 1
-    return True
-
-
-def requeue_all(state: State, consumer: Consumer) -> None:
-    """Gives back all messages that the consumer holds, the oldest lease first, as many as this call may still do.
-    Postpones the rest. Until that is done the consumer receives nothing. The caller serves the topic."""
-    state.returns_left -= requeue_some(state, consumer, state.returns_left)
-
-
-def requeue_some(state: State, consumer: Consumer, limit: int) -> int:
-    """Gives back at most `limit` messages that the consumer holds. Returns how many it gave back."""
-    leases = list(islice(consumer.leases.values(), limit))
-    consumer.returning = len(leases) < len(consumer.leases)
-    if consumer.returning:
-        credit.leave_turns(state, consumer)
-        state.returning.setdefault(consumer.number, consumer)
-    else:
-        state.returning.pop(consumer.number, None)
-    overtaking.update_consumer(consumer)
-    for lease in leases:
-        requeue(state, lease)
-    credit.join_turns(state, consumer)
-    return len(leases)
-
-
 def make_ready(state: State, topic: Topic, message: Message) -> None:
     """Adds a message to the ready ones."""
     topic.ready.push(message)
@@ -343,22 +224,8 @@ def make_ready(state: State, topic: Topic, message: Message) -> None:
         drop_excess(state, topic)
 
 
-def drop_excess(state: State, topic: Topic) -> None:
-    """Drops what is too much in a topic that drops when it is full: the lowest priority, and among equals the oldest.
-    What is kept does not depend on how many messages came at once."""
-    excess = len(topic.ready) - topic.settings.max_messages
-    if excess <= 0:
-        return
-    dropped = topic.ready.take_lowest(excess)
-    expiring = [message.id for message in dropped if message.expires_at_ms]
-    state.timers.disarm_messages(expiring, topic.number)
-    _drop_ready(state, topic, dropped)
-    state.dropped += excess
-    topic.counts.dropped += excess
-    state.units += excess
-
-
-def _delay(state: State, topic: Topic, message: Message, delay_ms: int) -> None:
+def delay_message(state: State, topic: Topic, message: Message, delay_ms: int) -> None:
+    """Adds a message to the delayed ones."""
     due_ms = state.now_ms + delay_ms
     topic.delayed.put(message.id, (due_ms, message))
     topic.delayed_bytes += len(message.body)
@@ -366,110 +233,7 @@ def _delay(state: State, topic: Topic, message: Message, delay_ms: int) -> None:
     state.timers.arm_message(message.id, first_event_ms(message, due_ms), topic.number)
 
 
-def _delay_many(state: State, topic: Topic, messages: list[Message], due_ms: int) -> None:
-    delayed = topic.delayed
-    for message in messages:
-        delayed.put(message.id, (due_ms, message))
-    topic.delayed_bytes += sum([len(message.body) for message in messages])
-    state.delayed += len(messages)
-    deadlines = [first_event_ms(message, due_ms) for message in messages]
-    state.timers.arm_messages(topic.number, [message.id for message in messages], deadlines)
-
-
 def first_event_ms(message: Message, due_ms: int) -> int:
     """When a delayed message becomes ready or expires, whichever comes first."""
     expires_at_ms = message.expires_at_ms
     return expires_at_ms if 0 < expires_at_ms < due_ms else due_ms
-
-
-def fire_message_timer(state: State, topic: Topic, number: int) -> None:
-    """A delayed message is due, or a waiting message expires. At the same time a message is due first."""
-    due = topic.delayed.get(number)
-    if due is None:
-        message = topic.ready.remove(number)
-        assert message is not None
-        _drop_ready(state, topic, [message])
-        state.expired += 1
-        topic.counts.expired += 1
-        return
-    message = _take_delayed(state, topic, number)
-    if first_event_ms(message, due[0]) < due[0]:
-        drop_message(state, message)
-        state.expired += 1
-        topic.counts.expired += 1
-        return
-    if message.expires_at_ms:
-        state.timers.arm_message(number, message.expires_at_ms, topic.number)
-    make_ready(state, topic, message)
-    serve_later(state, topic)
-
-
-def _drop_ready(state: State, topic: Topic, messages: list[Message]) -> None:
-    """Drops messages that were taken out of the ready ones, and whose timers are disarmed."""
-    size = sweeps = 0
-    for message in messages:
-        _, number, _, _, _, body = message
-        size += len(body)
-        sweeps += number % DELIVERIES_PER_SWEEP == 0
-        if type(message) is SharedMessage or type(body) is Content:
-            uncount_extras(state, message)
-    topic.ready_bytes -= size
-    state.message_bytes -= size
-    state.ready -= len(messages)
-    if state.views:
-        keep_dropped(state, messages)
-    if size >= LARGE_BYTES:
-        free_within_bound(state, messages, size)
-    if topic.arrivals.chunks:
-        for _ in range(sweeps):
-            _sweep_ids(state, topic)
-
-
-def _take_delayed(state: State, topic: Topic, number: int) -> Message:
-    """Removes and returns the delayed message with this id. There must be one."""
-    due = topic.delayed[number]
-    if state.views:
-        keep_place(state, topic, number, due)
-    topic.delayed.take(number)
-    topic.delayed_bytes -= len(due[1].body)
-    state.delayed -= 1
-    return due[1]
-
-
-def drop_message(state: State, message: Message) -> None:
-    """Uncounts a message that no longer exists. It is already removed from its topic or lease."""
-    body = message.body
-    state.message_bytes -= len(body)
-    if type(message) is SharedMessage or type(body) is Content:
-        uncount_extras(state, message)
-    if state.views:
-        body_bytes = 0 if id(body) in state.copies else len(body)
-        keep_message_bytes(state, message.id, DROPPED_BYTES + body_bytes)
-    if len(body) >= LARGE_BYTES:
-        free_within_bound(state, (message,), len(body))
-
-
-def drop_all_waiting(state: State, topic: Topic) -> int:
-    """Drops all ready and delayed messages of a topic in constant time. Their memory is freed later. Returns how many
-    there were."""
-    count = len(topic.ready) + len(topic.delayed)
-    if count:
-        state.ready -= len(topic.ready)
-        state.delayed -= len(topic.delayed)
-        purged = PurgedMessages(topic.ready, topic.delayed, state.timers.disarm_topic(topic.number))
-        if state.views and keep_purged(state, topic, purged):
-            state.purged_in_views.append(purged)
-        else:
-            state.unfreed.append(purged)
-        if topic.arrivals.chunks:
-            topic.arrivals.restart()
-            state.unfreed.append(topic)
-        state.message_bytes -= topic.ready_bytes + topic.delayed_bytes
-        state.purged_messages += count
-        state.purged_bytes += topic.ready_bytes + topic.delayed_bytes
-        state.dropped += count
-        topic.counts.dropped += count
-        topic.ready, topic.delayed = ReadyMessages(), PartitionedDict()
-        topic.ready_bytes = topic.delayed_bytes = 0
-    state.unserved.pop(topic.number, None)
-    return count

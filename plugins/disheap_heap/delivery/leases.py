@@ -9,19 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from disheap.errors import ConsumerNotFound
-from disheap.protocol.broker import Ack, Extend, Nack, Recover, Settled, Token
-from disheap_heap.delivery.delivery import (
-    drop_message,
-    release_lease,
-    release_taken,
-    requeue,
-    requeue_all,
-    requeue_delayed,
-    serve,
-    serve_all,
-    serve_later,
-)
+from disheap.errors import ConsumerNotFound, InvalidArgument
+from disheap.protocol.broker import Ack, Extend, Nack, Recover, Settled, Token, deaths
+from disheap_heap.delivery.dead_letters import die
+from disheap_heap.delivery.delivery import release_lease, release_taken, serve, serve_all, serve_later
+from disheap_heap.delivery.dropping import drop_message
+from disheap_heap.delivery.returning import LEASE_OVER, give_back_unbegun, requeue, requeue_all, requeue_delayed
 from disheap_heap.encoding import DONE, SETTLED_ONE, encode
 from disheap_heap.state.state import Consumer, Lease, State, Topic
 from disheap_heap.state.views import keep_lease
@@ -67,33 +60,45 @@ def _ack_one(state: State, session: int, token: Token) -> bytes:
 
 
 def nack(state: State, session: int, command: Nack) -> bytes:
-    """Gives messages back to their topics, at once or after a delay, or drops them. The reply lists the stale
+    """Gives messages back to their topics, at once or after a delay, or lets them die. The reply lists the stale
     tokens."""
+    check_nack(command)
     found, stale = _find(state, session, command.tokens)
     touched = settle(state, found.values(), command)
     serve_all(state, touched.values())
     return _settled(command.tokens, stale)
 
 
+def check_nack(nack: Nack) -> None:
+    """Raises `InvalidArgument` if the Nack contradicts itself."""
+    if nack.release and (nack.discard or nack.error):
+        what = "discarded" if nack.discard else "an error"
+        raise InvalidArgument(
+            f"a Nack with release gives back messages that were not begun, so none of them is {what}; leave one of the "
+            "two out"
+        )
+
+
 def settle(state: State, leases: Iterable[Lease], nack: Nack | None) -> dict[int, Topic]:
     """Settles leases as `nack` says, or acknowledges them if it is None. The caller serves the returned topics."""
     if nack is not None and nack.delay_ms and not nack.discard:
-        return requeue_delayed(state, leases, nack.delay_ms)
+        return requeue_delayed(state, leases, nack)
     topics: dict[int, Topic] = {}
     for lease in leases:
-        if nack is not None and not nack.discard:
-            topic = requeue(state, lease)
-            topic.counts.nacked += 1
-        else:
+        if nack is None:
             topic = release_lease(state, lease)
             drop_message(state, lease.message)
-            if nack is None:
-                state.settled += 1
-                topic.counts.acked += 1
-            else:
-                state.dropped += 1
-                topic.counts.dropped += 1
-                topic.counts.nacked += 1
+            state.settled += 1
+            topic.counts.acked += 1
+        elif nack.release:
+            topic = give_back_unbegun(state, lease)
+        elif nack.discard:
+            topic = release_lease(state, lease)
+            topic.counts.nacked += 1
+            die(state, topic, lease.message.after(lease.epoch), deaths.REJECTED, nack.error)
+        else:
+            topic = requeue(state, lease, nack.error)
+            topic.counts.nacked += 1
         topics[topic.number] = topic
     return topics
 
@@ -129,7 +134,7 @@ def recover(state: State, session: int, command: Recover) -> bytes:
 
 def expire_lease(state: State, number: int) -> None:
     """The lease has reached its deadline: gives the message back. The consumer may receive another."""
-    serve_later(state, requeue(state, state.leases[number]))
+    serve_later(state, requeue(state, state.leases[number], LEASE_OVER))
 
 
 def find_consumer(state: State, session: int, number: int) -> Consumer | None:

@@ -55,6 +55,8 @@ def _records(state: State) -> Iterator[None]:
             yield from repeat(None, units_to_free(len(body)))
         while transaction.frozen:
             yield from _message(state, transaction.frozen.pop().message)
+    while state.dying:
+        yield from _message(state, state.dying.pop().message)
     table = state.transactions
     table.prepared = table.prepared_bytes = table.told = 0
     for records in (table.by_number, table.asking, table.frozen, table.finished):

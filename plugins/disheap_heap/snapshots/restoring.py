@@ -22,6 +22,7 @@ from disheap_heap.settings import HeapSettings
 from disheap_heap.snapshots.discarding import discarding
 from disheap_heap.snapshots.snapshot import BLOCK_BYTES_MAX, BLOCK_HEADER, FORMAT, TABLES
 from disheap_heap.state.counts import SERIES_MAX
+from disheap_heap.state.dying import DeathNote
 from disheap_heap.state.footprint import count_extras
 from disheap_heap.state.messages import Body, Content, Message, SharedMessage
 from disheap_heap.state.prepared import Asking, Finished, FrozenMessage, PreparedMessage, Transaction
@@ -304,12 +305,19 @@ class _Restorer:
         self._state.transactions.finished[name] = Finished(epoch, is_committed, first, messages, decisions)
         self._state.transactions.told += len(decisions)
 
+    def _dying(self, topic: str, number: int, sign: int, *fields: Any) -> None:
+        exchange, routing_key, reason, died_ms, error, *others = fields
+        message = self._message(tuple(others))
+        note = DeathNote(message, topic, number, sign, exchange, routing_key, reason, died_ms, error)
+        self._state.dying.add(note)
+        self._state.message_bytes += len(message.body)
+
     def _unserved(self, number: int) -> None:
         self._state.unserved[number] = self._state.topics_by_number[number]
 
-    def _returning(self, number: int) -> None:
+    def _returning(self, number: int, releases: bool) -> None:
         consumer = self._state.returning[number] = self._state.consumers[number]
-        consumer.returning = True
+        consumer.returning, consumer.releases = True, releases
 
     def _ending(self, number: int, principal: str, owned: list[int]) -> None:
         """Its consumers are those of `_ended_sessions`, without those whose end is complete."""

@@ -23,7 +23,7 @@ one of the first two:
 | form                    | meaning                                                                             |
 |-------------------------|-------------------------------------------------------------------------------------|
 | bytes                   | the payload of a message without headers and key                                    |
-| [payload, headers, key] | bytes, bytes, text                                                                  |
+| [payload, headers, key, passed] | bytes, bytes, text, and numbers of topics (`messages.Content`)              |
 | [number, body]          | a body that messages share, in a form above: numbered from 0 in the order written   |
 | number                  | the body that was written under that number before                                  |
 
@@ -78,6 +78,7 @@ TABLES = (
     "finished",
     "numbers",
     "outbox",
+    "dying",
     "unserved",
     "freed",
     "armed",
@@ -147,10 +148,11 @@ def _tables(view: View) -> Iterator[tuple[str, Iterator[tuple[Row, int] | None]]
     yield "finished", _sized((name, *outcome) for name, outcome in view.finished)
     yield "numbers", _sized(view.numbers)
     yield "outbox", _sized(row for queue in view.queues for row in queue.rows())
+    yield "dying", (rows.row(note.message, *note[1:]) for note in view.dying.notes())
     yield "unserved", _sized((number,) for number in view.unserved)
     yield "freed", _sized(view.freed)
     yield "armed", _sized((*key, above) for key, above in view.armed)
-    yield "returning", _sized((number,) for number in view.returning)
+    yield "returning", _sized(view.returning)
     yield "ending", _sized((one.number, one.principal, view.owned(one)) for one in view.ending)
     yield "resending", _sized((one.number,) for one in view.resending)
     yield "unsent", _sized(view.unsent())
@@ -174,7 +176,7 @@ class _MessageRows:
     def __init__(self) -> None:
         self._shared: PartitionedDict[tuple[int, Body]] = PartitionedDict()  # by address: (number, body)
 
-    def row(self, message: Message, *place: int) -> tuple[Row, int]:
+    def row(self, message: Message, *place: int | str) -> tuple[Row, int]:
         body = message.body
         if type(message) is not SharedMessage:
             return (*place, *message), len(body)

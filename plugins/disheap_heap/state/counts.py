@@ -24,11 +24,24 @@ WAIT_SECONDS = (
 class Counts:
     """Events of one topic, or of several."""
 
-    __slots__ = ("acked", "delivered", "dropped", "enqueued", "expired", "nacked", "redelivered", "returned")
+    __slots__ = (
+        "acked",
+        "dead_lettered",
+        "delivered",
+        "dropped",
+        "enqueued",
+        "exhausted",
+        "expired",
+        "nacked",
+        "redelivered",
+        "released",
+        "returned",
+    )
 
     def __init__(self) -> None:
         self.enqueued = self.delivered = self.redelivered = self.acked = self.nacked = 0
-        self.returned = self.expired = self.dropped = 0
+        self.returned = self.released = self.expired = self.exhausted = self.dropped = 0
+        self.dead_lettered: dict[str, int] = {}  # by reason
 
 
 class Counted(Protocol):

@@ -23,6 +23,8 @@ LEASE_BYTES = 220
 """A tuple and its entries in two dicts."""
 TIMER_BYTES = 200
 """A tuple, its key, its deadline, its entry in a dict and in a heap."""
+DYING_BYTES = 250
+"""A message that waits to be dead-lettered beside the message itself: a tuple, its numbers, an entry in a list."""
 TOPIC_BYTES = 1450
 """An object, two dicts, two partitioned ones, the chunks of its messages, its name and its settings."""
 EXCHANGE_BYTES = 500
@@ -71,6 +73,7 @@ def memory_bytes(state: State) -> int:
         + MESSAGE_BYTES * held_messages(state)
         + CONTENT_BYTES * state.contents
         + LEASE_BYTES * len(state.leases)
+        + DYING_BYTES * len(state.dying)
         + TIMER_BYTES * len(state.timers)
         + TOPIC_BYTES * len(state.topics)
         + EXCHANGE_BYTES * len(state.exchanges)
@@ -108,8 +111,9 @@ def _tokens(session: Session) -> int:
 
 
 def held_messages(state: State) -> int:
-    """The number of messages in memory: ready, delayed, leased, frozen, and purged but not freed."""
-    return state.ready + state.delayed + len(state.leases) + len(state.transactions.frozen) + state.purged_messages
+    """The number of messages in memory: ready, delayed, leased, frozen, dying, and purged but not freed."""
+    waiting = state.ready + state.delayed + len(state.leases) + len(state.dying)
+    return waiting + len(state.transactions.frozen) + state.purged_messages
 
 
 def held_bytes(state: State) -> int:

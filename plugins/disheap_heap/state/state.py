@@ -17,6 +17,7 @@ from weakref import ref
 from disheap.protocol.broker import Token, TopicSettings
 from disheap_heap.settings import (
     FREED_BYTES_PER_CALL,
+    MAX_DEAD_LETTER_UNITS_PER_CALL,
     MAX_DELIVERIES_PER_CALL,
     MAX_END_UNITS_PER_CALL,
     MAX_PUSH_BYTES_PER_CALL,
@@ -24,6 +25,7 @@ from disheap_heap.settings import (
     HeapSettings,
 )
 from disheap_heap.state.counts import SERIES_MAX, Counts, Series
+from disheap_heap.state.dying import Dying
 from disheap_heap.state.kept import Kept
 from disheap_heap.state.messages import Message
 from disheap_heap.state.outbox import Outbox
@@ -127,6 +129,7 @@ class Consumer:
         "limit",
         "no_ack",
         "number",
+        "releases",
         "returning",
         "session",
         "topic",
@@ -148,6 +151,7 @@ class Consumer:
         self.delivered = 0
         self.ended = False
         self.returning = False  # its leases are given back, in slices
+        self.releases = False  # those leases do not count as attempts
         self.held_bytes = 0
         self.leases: dict[int, Lease] = {}
 
@@ -184,6 +188,7 @@ class Topic:
         "clamps",
         "consumers",
         "counts",
+        "dead_letters_to",
         "delayed",
         "delayed_bytes",
         "drops",
@@ -197,6 +202,7 @@ class Topic:
         "ready_bytes",
         "reserved",
         "reserved_delayed",
+        "retries",
         "settings",
         "sign",
         "subscribers",
@@ -212,6 +218,8 @@ class Topic:
         self.alive = True
         self.drops = settings.overflow == "drop" and settings.max_messages > 0
         self.clamps = settings.priority_max != 0
+        self.retries = settings.delivery_limit > 0 or settings.retry_delay_ms > 0
+        self.dead_letters_to = _place_of_dead_letters(name, settings)
         self.ready = ReadyMessages()
         self.ready_bytes = 0
         self.delayed: PartitionedDict[Delayed] = PartitionedDict()
@@ -253,6 +261,13 @@ class Topic:
         return len(self.ready) + len(self.delayed) + self.leased
 
 
+def _place_of_dead_letters(name: str, settings: TopicSettings) -> tuple[str, str] | None:
+    """The exchange and the routing key of the topic's dead letters, or None if it has none."""
+    if settings.dead_letter_exchange:
+        return settings.dead_letter_exchange, settings.dead_letter_key or name
+    return ("", settings.dead_letter_topic) if settings.dead_letter_topic else None
+
+
 class PurgedMessages(NamedTuple):
     """The messages of a purged topic. They are not visible any more, and are freed in slices."""
 
@@ -269,7 +284,8 @@ class Dropped(NamedTuple):
 
 class State:
     """All tables. `effects` collects the pushes of the call in progress. `deliveries_left`, `returns_left`,
-    `end_units_left`, `push_bytes_left` and `free_bytes_left` are what this call may still do. The rest is postponed."""
+    `end_units_left`, `dead_letters_left`, `push_bytes_left` and `free_bytes_left` are what this call may still do. The
+    rest is postponed."""
 
     def __init__(self, settings: HeapSettings, group: int = 0, series_max: int = SERIES_MAX) -> None:
         self.settings = settings
@@ -302,6 +318,7 @@ class State:
         self.pattern_nodes = self.argument_bytes = 0  # of all bindings
         self.routes: RouteCache[Topic] = RouteCache()  # not state
         self.timers = Timers()
+        self.dying = Dying()  # postponed: they are dead-lettered
         self.unserved: OrderedDict[int, Topic] = OrderedDict()  # postponed: they are served later
         self.freed: OrderedDict[tuple[int, int], CreditGroup] = OrderedDict()  # have credit again: see `credit`
         self.armed: OrderedDict[tuple[int, int], int] = OrderedDict()  # bounds of groups, in the order of arming
@@ -315,12 +332,10 @@ class State:
         self.views: list[ref[Any]] = []  # open `view.View`s
         self.purged_in_views: list[PurgedMessages] = []  # not to be freed before these views are closed
         self.resends_in_views: list[Resend] = []  # are over, and not to be freed before all views are closed
-        self.effects: list[tuple[int, bytes]] = []
-        self.deliveries_left, self.returns_left = MAX_DELIVERIES_PER_CALL, MAX_RETURNS_PER_CALL
-        self.push_bytes_left, self.free_bytes_left = MAX_PUSH_BYTES_PER_CALL, FREED_BYTES_PER_CALL
-        self.end_units_left = MAX_END_UNITS_PER_CALL
+        self.begin_call()
         self.units = 0  # of work, counted, not state: see `interfaces.WorkCounting`
         self.delivered = self.settled = self.returned = self.expired = self.dropped = 0  # counted, not state
+        self.dead_lettered = 0  # likewise
 
     def __del__(self) -> None:
         """Breaks the reference cycles between consumers, sessions, topics and exchanges. A replica that installs a
@@ -340,7 +355,7 @@ class State:
         self.effects = effects
         self.deliveries_left, self.returns_left = MAX_DELIVERIES_PER_CALL, MAX_RETURNS_PER_CALL
         self.push_bytes_left, self.free_bytes_left = MAX_PUSH_BYTES_PER_CALL, FREED_BYTES_PER_CALL
-        self.end_units_left = MAX_END_UNITS_PER_CALL
+        self.end_units_left, self.dead_letters_left = MAX_END_UNITS_PER_CALL, MAX_DEAD_LETTER_UNITS_PER_CALL
         return effects
 
     def push(self, session: Session, body: bytes) -> None:

@@ -69,10 +69,11 @@ class View:
         self._value_starts = values.by_number.starts()
         self._barriers = list(values.barriers.values())
         self.exchanges = list(state.exchanges.values())  # what a row holds of an exchange never changes
+        self.dying = state.dying.waiting()
         self.unserved = list(state.unserved)
         self.freed = list(state.freed)
         self.armed = list(state.armed.items())
-        self.returning = list(state.returning)
+        self.returning = [(number, consumer.releases) for number, consumer in state.returning.items()]
         self.ending = list(state.ending.values())
         self.resending = list(state.resending.values())
         self._bindings = [(one.name, list(one.bindings)) for one in self.exchanges if one.bindings]

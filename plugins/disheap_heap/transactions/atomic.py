@@ -36,7 +36,7 @@ from disheap_heap.commands.checks import check_capacity, check_delayed_capacity,
 from disheap_heap.commands.enqueue import check_found
 from disheap_heap.commands.exchanges import find_topics
 from disheap_heap.delivery.delivery import add, serve_all
-from disheap_heap.delivery.leases import settle
+from disheap_heap.delivery.leases import check_nack, settle
 from disheap_heap.encoding import encode
 from disheap_heap.settings import HEADERS_PER_BATCH_UNIT, PARTS_PER_UNIT, UNITS_PER_PART
 from disheap_heap.state.messages import Body, Message, SharedMessage
@@ -150,6 +150,8 @@ class _Checks:
     def _settlement(self, item: Ack | Nack) -> Settlement:
         self._count(len(item.tokens))
         nack = item if isinstance(item, Nack) else None
+        if nack is not None:
+            check_nack(nack)
         leases = [self._held(token) for token in item.tokens]
         for lease in leases:
             number = lease.consumer.topic.number

@@ -18,7 +18,9 @@ from __future__ import annotations
 from disheap.errors import GroupNotFound, InvalidArgument, TransactionNotFound, TransactionOver, WrongEpoch
 from disheap.protocol.broker import Abort, Commit, Committed, Decision, Inquiry, Prepare
 from disheap_heap.commands.checks import check_name, limit_reached
-from disheap_heap.delivery.delivery import add, drop_message, put_back, release_lease, serve_all, serve_later
+from disheap_heap.delivery.delivery import add, release_lease, serve_all, serve_later
+from disheap_heap.delivery.dropping import drop_message
+from disheap_heap.delivery.returning import ABORTED, put_back
 from disheap_heap.encoding import DONE, encode
 from disheap_heap.settings import INQUIRE_AFTER_MS, INQUIRE_PAUSE_MAX_MS, MESSAGES_PER_ABORT_UNIT
 from disheap_heap.state.kept import TUPLE_BYTES
@@ -213,7 +215,7 @@ def _undo(state: State, transaction: Transaction) -> dict[int, Topic]:
             continue
         if state.views:
             keep_frozen(state, frozen)
-        put_back(state, topic, frozen.message)
+        put_back(state, topic, frozen.message, ABORTED)
         touched[topic.number] = topic
     state.units += _held_units(transaction)
     _finish(state, transaction, Finished(transaction.epoch, False))

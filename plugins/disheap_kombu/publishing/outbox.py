@@ -35,10 +35,11 @@ class Outbox:
             del self._acks[: len(tokens)]
             self.send(broker.Ack(tokens))
 
-    def send_nacks(self, tokens: list[broker.Token], discard: bool) -> None:
-        """Gives messages back to their places, or with `discard` drops them."""
+    def send_nacks(self, tokens: list[broker.Token], discard: bool = False, release: bool = False) -> None:
+        """Gives messages back to their places. With `discard` they are dead-lettered or dropped. With `release` no
+        callback has had them, and this delivery does not count."""
         for start in range(0, len(tokens), broker.TOKENS_MAX):
-            self.send(broker.Nack(tokens[start : start + broker.TOKENS_MAX], 0, discard))
+            self.send(broker.Nack(tokens[start : start + broker.TOKENS_MAX], 0, discard, release))
 
     def send(self, command: broker.Command) -> None:
         """Pipelines a command. `flush` hands it to the socket."""

@@ -86,9 +86,15 @@ class SessionEvents:
             self._wake()
 
     def nack(self, tokens: list[broker.Token], discard: bool) -> None:
-        """Gives messages back or drops them. Does not wait for the replies."""
+        """Gives messages back, or lets them die. Does not wait for the replies."""
         with self._lock:
             self._outbox.send_nacks(tokens, discard)
+            self._outbox.flush()
+
+    def release(self, tokens: list[broker.Token]) -> None:
+        """Gives messages back that no callback has had. Does not wait for the replies."""
+        with self._lock:
+            self._outbox.send_nacks(tokens, release=True)
             self._outbox.flush()
 
     def flush(self) -> None:
@@ -113,7 +119,7 @@ class SessionEvents:
             self._send_acks()
             for command in commands:
                 self._outbox.send(command)
-            self._outbox.send_nacks(given_back, discard=False)
+            self._outbox.send_nacks(given_back, release=True)
             self._outbox.flush()
 
     def pool_changed(self) -> None:
@@ -161,7 +167,7 @@ class SessionEvents:
         """Buffers pushes for their callbacks. Deliveries to a consumer that has ended go back."""
         strays = self._deliveries.add(pushes)
         if strays:
-            self.nack(strays, discard=False)
+            self.release(strays)
 
     def dispatch(self, until: float = float("inf")) -> int:
         """Runs callbacks for what has arrived, until that time (of `monotonic`). Returns how many ran."""

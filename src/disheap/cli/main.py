@@ -32,6 +32,7 @@ COMMANDS = {
     "session": ("disheap.cli.sessions:session", "List the sessions of clients, and end one."),
     "topic": ("disheap.cli.topics:topic", "Create, list, show and remove topics."),
     "purge": ("disheap.cli.topics:purge", "Drop the waiting messages of a topic."),
+    "dlq": ("disheap.cli.dead_letters:dlq", "List, show, replay, purge and export dead letters."),
     "tx": ("disheap.cli.transactions:tx", "List, show and abort transactions that wait."),
     "enqueue": ("disheap.cli.messages:enqueue", "Put messages into a topic."),
     "exchange": ("disheap.cli.routing.exchanges:exchange", "Create, list and remove exchanges."),

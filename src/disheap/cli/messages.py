@@ -287,7 +287,7 @@ def _emit_peeked(found: list[PeekedMessage], labels: dict[int, str]) -> None:
     if any(m.encoded_headers for m in found):
         shown = [" ".join(f"{name}={_value(value)}" for name, value in m.headers.items()) for m in found]
         columns.append(("headers", [_shortened(one) for one in shown]))
-    columns.append(("payload", [_preview(m.payload) for m in found]))
+    columns.append(("payload", [preview(m.payload) for m in found]))
     emit_table([name for name, _ in columns], list(zip(*(cells for _, cells in columns), strict=True)))
 
 
@@ -343,7 +343,8 @@ def _peeked(message: PeekedMessage, labels: dict[int, str]) -> dict[str, Any]:
     }
 
 
-def _preview(payload: bytes) -> str:
+def preview(payload: bytes) -> str:
+    """The beginning of a payload for a table, escaped."""
     shown = payload[: PREVIEW_CHARACTERS * UTF8_BYTES].decode(errors="backslashreplace")
     return _shortened(printable(shown))
 

@@ -11,7 +11,7 @@ from disheap.cli.asking import connect_broker
 from disheap.cli.sessions import labels_of
 from disheap.cli.terminal.options import Invocation, client_options, duration, pass_invocation, text
 from disheap.cli.terminal.output import emit_json, emit_pairs, emit_table, period, size
-from disheap.protocol.broker import NAME_CHARACTERS, PRIORITY_MAX, PRIORITY_MIN
+from disheap.protocol.broker import DELIVERY_LIMIT_MAX, NAME_CHARACTERS, PRIORITY_MAX, PRIORITY_MIN
 
 if TYPE_CHECKING:
     from disheap.protocol.broker import TopicInfo
@@ -48,6 +48,12 @@ def new_name(words: str) -> str:
 @click.option("--expires", type=duration, default=0, metavar="TIME", help="Delete the topic when unused for so long.")
 @click.option("--auto-delete", is_flag=True, help="Delete it when its last consumer is gone.")
 @click.option("--priority-max", type=PRIORITY, default=0, metavar="N", help="Lower higher ones to it; 0: no limit.")
+@click.option("--delivery-limit", type=click.IntRange(0, DELIVERY_LIMIT_MAX), default=0, metavar="N", help="Attempts.")
+@click.option("--dead-letter-topic", type=text, default="", metavar="NAME", help="Where dead letters go.")
+@click.option("--dead-letter-exchange", type=text, default="", metavar="NAME", help="Where they go instead.")
+@click.option("--dead-letter-key", type=text, default="", metavar="KEY", help="With this routing key.")
+@click.option("--retry-delay", type=duration, default=0, metavar="TIME", help="The pause after the first attempt.")
+@click.option("--retry-delay-max", type=duration, default=0, metavar="TIME", help="The bound of the pauses.")
 @client_options
 @pass_invocation
 def create(
@@ -61,6 +67,12 @@ def create(
     expires: int,
     auto_delete: bool,
     priority_max: int,
+    delivery_limit: int,
+    dead_letter_topic: str,
+    dead_letter_exchange: str,
+    dead_letter_key: str,
+    retry_delay: int,
+    retry_delay_max: int,
 ) -> None:
     """Create a topic. The same settings again are fine.
 
@@ -69,7 +81,12 @@ def create(
     from disheap.protocol import broker
 
     lifetimes = (message_ttl, expires, auto_delete, False)
-    settings = broker.TopicSettings(mode, max_messages, *lifetimes, overflow, priority_max)
+    place = (dead_letter_topic, dead_letter_exchange, dead_letter_key)
+    settings = broker.TopicSettings(
+        mode, max_messages, *lifetimes, overflow, priority_max, delivery_limit, *place, retry_delay, retry_delay_max
+    )
+    if delivery_limit and not (dead_letter_topic or dead_letter_exchange):
+        click.echo("note: messages over the delivery limit will be dropped; --dead-letter-topic keeps them", err=True)
     with connect_broker(invocation) as client:
         info: TopicInfo = client.driver.request(broker.CreateTopic(name, settings))
     if invocation.json:
@@ -165,6 +182,11 @@ def purge(invocation: Invocation, /, name: str, yes: bool) -> None:
 
     Example: disheap purge jobs --yes
     """
+    purge_topic(invocation, name, yes)
+
+
+def purge_topic(invocation: Invocation, name: str, yes: bool) -> None:
+    """Drop every message that waits in a topic, and say how many there were."""
     with connect_broker(invocation) as client:
         if not yes:
             found = client.topic(name).stats()
@@ -201,6 +223,12 @@ def _described(info: TopicInfo) -> dict[str, Any]:
         "auto_delete": settings.auto_delete,
         "exclusive": settings.exclusive,
         "priority_max": settings.priority_max,
+        "delivery_limit": settings.delivery_limit,
+        "dead_letter_topic": settings.dead_letter_topic,
+        "dead_letter_exchange": settings.dead_letter_exchange,
+        "dead_letter_key": settings.dead_letter_key,
+        "retry_delay_ms": settings.retry_delay_ms,
+        "retry_delay_max_ms": settings.retry_delay_max_ms,
         "ready": info.ready,
         "delayed": info.delayed,
         "leased": info.leased,
@@ -222,9 +250,27 @@ def _pairs(info: TopicInfo) -> list[tuple[str, object]]:
         ("auto delete", "yes" if settings.auto_delete else "no"),
         ("exclusive", "yes" if settings.exclusive else "no"),
         ("priority max", settings.priority_max or "no limit"),
+        ("delivery limit", settings.delivery_limit or "no limit"),
+        ("dead letters", _place(info)),
+        ("retry delay", _pauses(info)),
         ("ready", info.ready),
         ("delayed", info.delayed),
         ("leased", info.leased),
         ("consumers", info.consumers),
         ("ready bytes", size(info.ready_bytes)),
     ]
+
+
+def _place(info: TopicInfo) -> str:
+    """Where the dead letters of a topic go."""
+    settings = info.settings
+    if settings.dead_letter_exchange:
+        return f"exchange {settings.dead_letter_exchange}, key {settings.dead_letter_key or info.topic}"
+    return f"topic {settings.dead_letter_topic}" if settings.dead_letter_topic else "dropped"
+
+
+def _pauses(info: TopicInfo) -> str:
+    first, bound = info.settings.retry_delay_ms, info.settings.retry_delay_max_ms
+    if not first:
+        return "none"
+    return f"{period(first)}, doubled up to {period(bound)}" if bound else f"{period(first)}, doubled each time"

@@ -64,11 +64,13 @@ def carry_out(model: Model, session: int, items: Iterable[Item]) -> list[int]:
             touched += topics
             continue
         how = "ack" if isinstance(item, broker.Ack) else "drop" if item.discard else "nack"
+        how = "release" if isinstance(item, broker.Nack) and item.release else how
         for token in item.tokens:
             message = model.lease(session, token)
             assert message is not None
             touched.append(message.topic)
-            model.settle_one(message, how, item.delay_ms if isinstance(item, broker.Nack) else 0)
+            by_ms, error = (item.delay_ms, item.error) if isinstance(item, broker.Nack) else (0, "")
+            model.settle_one(message, how, by_ms, error)
         results.append(len(item.tokens))
     for topic in dict.fromkeys(touched):
         model.serve(topic)

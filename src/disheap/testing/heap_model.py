@@ -6,9 +6,12 @@ docs/reference/topics-and-messages.md describes the same behaviour in words. `he
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from disheap.protocol import broker
+from disheap.protocol.broker import deaths
+from disheap.testing import heap_deaths
 from disheap.testing.heap_records import (
     ModelConsumer,
     ModelGroup,
@@ -46,6 +49,10 @@ class Model:
         self.taken: dict[int, int] = {}  # by group
         self.pushed: list[tuple[int, Any]] = []
         self.dropped = 0  # messages, by topics that were full
+        self.dying: list[heap_deaths.ModelDeath] = []
+        self.letters: list[tuple[int, str, broker.NewMessage]] = []  # dead letters: number and topic
+        self.acked: list[ModelMessage] = []  # for good, and those that were discarded for good
+        self.route: Callable[[str, str, dict[str, Any]], list[ModelTopic]] = lambda *_: []  # leads nowhere
         self.values = ModelValues(self.attached, lambda session, push: self.pushed.append((session, push)))
         self.lease_order: list[int] = []  # message ids in the order in which their present leases were granted
 
@@ -63,6 +70,10 @@ class Model:
     def held(self, consumer: ModelConsumer) -> list[ModelMessage]:
         """The messages that a consumer holds."""
         return [one for one in self.messages if one.holder is consumer]
+
+    def held_in_order(self, consumer: ModelConsumer) -> list[ModelMessage]:
+        """The messages that a consumer holds, the oldest lease first."""
+        return sorted(self.held(consumer), key=lambda one: self.lease_order.index(one.id))
 
     def active(self, topic: ModelTopic) -> list[ModelConsumer]:
         """The consumers of a topic that have not ended, pops included."""
@@ -95,7 +106,7 @@ class Model:
             (
                 one
                 for one in self.messages
-                if one.id == token[0] and one.holder and one.holder.session == session and one.attempts == token[1]
+                if one.id == token[0] and one.holder and one.holder.session == session and one.epoch == token[1]
             ),
             None,
         )
@@ -108,13 +119,14 @@ class Model:
         self.serve(topic)
         return number
 
-    def put(self, topic: ModelTopic, new: broker.NewMessage) -> int:
+    def put(self, topic: ModelTopic, new: broker.NewMessage, passed: tuple[int, ...] = ()) -> int:
         """Puts a message into a topic. Returns its id. The caller serves the topic."""
         self.last_message += 1
         lifetime = new.expires_ms or topic.settings.message_ttl_ms
         expires_at_ms = self.now + lifetime if lifetime else 0
         message = ModelMessage(self.last_message, topic, new, self.now, expires_at_ms)
         message.due_ms = self.now + new.delay_ms if new.delay_ms else 0
+        message.passed = passed
         self.messages.append(message)
         self.drop_lowest(topic)
         return message.id
@@ -178,8 +190,10 @@ class Model:
             self.freed.append(group)
 
     def serve_freed_groups(self) -> None:
-        """The end of a call: the consumers of each group that has credit again join their turns. Each topic is served
-        before the next consumer joins."""
+        """The end of a call: messages that died are dead-lettered. Then the consumers of each group that has credit
+        again join their turns. Each topic is served before the next consumer joins."""
+        for topic in heap_deaths.publish(self):
+            self.serve(topic)
         while self.freed:
             group = self.freed.pop(0)
             for consumer in list(group.turns):
@@ -220,25 +234,26 @@ class Model:
                 del self.groups[key]
                 self.freed = [one for one in self.freed if one is not group]
 
-    def cancel(self, consumer: ModelConsumer, give_back: bool) -> None:
-        """Ends a consumer. With `give_back` its leases are given back."""
+    def cancel(self, consumer: ModelConsumer, give_back: bool, releases: bool = False) -> None:
+        """Ends a consumer. With `give_back` its leases are given back; with `releases` they do not count."""
         if not consumer.ended:
             self.end(consumer)
             self.delete_if_unused(consumer)
         if give_back:
-            self.recover([consumer])
+            self.recover([consumer], releases)
 
-    def recover(self, consumers: list[ModelConsumer]) -> None:
+    def recover(self, consumers: list[ModelConsumer], releases: bool = False) -> None:
         """Gives back all messages that these consumers hold."""
         for consumer in consumers:
-            for message in self.held(consumer):
-                self.release(message)
-                self.requeue(message)
+            for message in self.held_in_order(consumer):
+                self.settle_one(message, "release" if releases else "nack", error=heap_deaths.HOLDER_OVER)
         for consumer in consumers:
             self.serve(consumer.topic)
 
-    def settle(self, session: int, tokens: list[tuple[int, int]], how: str, by_ms: int = 0) -> list[Any]:
-        """Ack, nack, discard or extend. Returns the stale tokens."""
+    def settle(
+        self, session: int, tokens: list[tuple[int, int]], how: str, by_ms: int = 0, error: str = ""
+    ) -> list[Any]:
+        """Ack, nack, release, discard or extend. Returns the stale tokens."""
         stale, touched = [], []
         for token in tokens:
             message = self.lease(session, token)
@@ -249,19 +264,25 @@ class Model:
                 message.until_ms = self.now + by_ms if by_ms else 0
                 continue
             touched.append(message.topic)
-            self.settle_one(message, how, by_ms)
+            self.settle_one(message, how, by_ms, error)
         for topic in dict.fromkeys(touched):
             self.serve(topic)
         return stale
 
-    def settle_one(self, message: ModelMessage, how: str, by_ms: int = 0) -> None:
-        """Ends the lease of a message, which is given back with "nack" and removed otherwise. The caller serves its
-        topic."""
+    def settle_one(self, message: ModelMessage, how: str, by_ms: int = 0, error: str = "") -> None:
+        """Ends the lease of a message, which is given back with "nack" and "release" and removed otherwise. The caller
+        serves its topic."""
         self.release(message)
         if how == "nack":
-            self.requeue(message, by_ms)
+            self.requeue(message, by_ms, error)
+        elif how == "release":
+            message.attempts, message.released = message.attempts - 1, message.released + 1
+            self.requeue(message, by_ms, counts=False)
+        elif how == "drop":
+            heap_deaths.die(self, message, deaths.REJECTED, error)
         else:
             self.messages.remove(message)
+            self.acked.append(message)
 
     def purge(self, topic: ModelTopic) -> int:
         """Drops all ready and delayed messages of a topic. Returns how many there were."""
@@ -303,7 +324,7 @@ class Model:
             message.transaction = None
             if message.topic.alive:
                 touched.append(message.topic)
-            self.requeue(message)
+            self.requeue(message, error=heap_deaths.ABORTED)
         self.finish(transaction.name, transaction.epoch, False)
         self.send_decision(transaction, False)
         return touched
@@ -350,8 +371,8 @@ class Model:
             self.delivery(message, consumer)
             for consumer in self.consumers
             if consumer.session == session
-            for message in sorted(self.held(consumer), key=lambda one: self.lease_order.index(one.id))
-            if (message.id, message.attempts) not in held.tokens
+            for message in self.held_in_order(consumer)
+            if (message.id, message.epoch) not in held.tokens
         ]
         live = [one.number for one in self.consumers if one.session == session and not one.ended]
         ended: list[Any] = [broker.PopDone(number, 0) for number in held.tickets if number not in live]
@@ -409,6 +430,7 @@ class Model:
                 if not due:
                     break
                 touched += self.fire(due[0][2], due[0][1])
+            touched += heap_deaths.publish(self)
             for topic in dict.fromkeys(touched):
                 self.serve(topic)
             self.serve_freed_groups()
@@ -450,10 +472,10 @@ class Model:
             message.due_ms = 0
             self.drop_lowest(message.topic)
         elif kind == 1:
-            self.messages.remove(message)
+            heap_deaths.die(self, message, deaths.EXPIRED)
         else:
             self.release(message)
-            self.requeue(message)
+            self.requeue(message, error=heap_deaths.LEASE_OVER)
         return [message.topic]
 
     # --- steps of the commands ---
@@ -463,7 +485,7 @@ class Model:
         message."""
         ready = self.ready(topic)
         if topic.settings.overflow == "drop" and 0 < topic.settings.max_messages < len(ready):
-            self.messages.remove(max(ready, key=lambda one: (one.rank()[0], -one.id)))
+            heap_deaths.die(self, max(ready, key=lambda one: (one.rank()[0], -one.id)), deaths.OVERFLOW)
             self.dropped += 1
 
     def delayed_full(self, topic: ModelTopic, more: int = 1) -> bool:
@@ -491,6 +513,7 @@ class Model:
         """Delivers a message to a consumer: with a lease, or without one if the consumer is no-ack."""
         if consumer.no_ack:
             self.messages.remove(message)
+            self.acked.append(message)
             push = self.delivery(message, consumer, no_ack=True)
         else:
             message.attempts += 1
@@ -513,7 +536,7 @@ class Model:
         return broker.Deliver(
             consumer.number,
             message.id,
-            0 if no_ack else message.attempts,
+            0 if no_ack else message.epoch,
             message.priority,
             message.enqueued_ms,
             message.new.payload,
@@ -533,11 +556,17 @@ class Model:
             self.update_group_turns(consumer.group)
         self.join_turns(consumer)
 
-    def requeue(self, message: ModelMessage, delay_ms: int = 0) -> None:
-        """Gives a released message back to its topic, at once or after a delay. Drops it if it has expired."""
-        expired = message.expires_at_ms and message.expires_at_ms <= self.now
-        if expired or not message.topic.alive:
+    def requeue(self, message: ModelMessage, delay_ms: int = 0, error: str = "", counts: bool = True) -> None:
+        """Gives a message without a lease back to its topic, at once or after a delay. It dies if it has expired or its
+        attempts are used up."""
+        limit = message.topic.settings.delivery_limit
+        delay_ms = delay_ms or (heap_deaths.retry_delay_ms(message) if counts else 0)
+        if not message.topic.alive:
             self.messages.remove(message)
+        elif message.expires_at_ms and message.expires_at_ms <= self.now:
+            heap_deaths.die(self, message, deaths.EXPIRED, error)
+        elif limit and message.attempts >= limit:
+            heap_deaths.die(self, message, deaths.DELIVERY_LIMIT, error)
         elif delay_ms:
             message.due_ms = self.now + delay_ms
         else:
@@ -577,9 +606,9 @@ class Model:
                 if self.attached.get(consumer.session):
                     self.pushed.append((consumer.session, broker.ConsumerEnded(consumer.number, reason)))
                 self.end(consumer)
-            for message in self.held(consumer):
+            for message in self.held_in_order(consumer):
                 self.release(message)
-                self.requeue(message)
+                self.requeue(message, error=heap_deaths.HOLDER_OVER)
 
     def update_expiry(self, topic: ModelTopic) -> None:
         """Starts the expiry timer of a topic, or stops it while the topic has consumers."""

@@ -16,7 +16,9 @@ class ModelMessage:
     new: broker.NewMessage
     enqueued_ms: int
     expires_at_ms: int
-    attempts: int = 0
+    attempts: int = 0  # leases so far, the present one included, without those that were released
+    released: int = 0  # leases that were released
+    passed: tuple[int, ...] = ()  # numbers of topics that it left without a consumer
     due_ms: int = 0  # delayed while this is set
     holder: ModelConsumer | None = None  # leased while this is set
     until_ms: int = 0
@@ -29,6 +31,11 @@ class ModelMessage:
         if not bound:
             return self.new.priority
         return min(max(self.new.priority, min(0, bound)), max(0, bound))
+
+    @property
+    def epoch(self) -> int:
+        """The epoch of its present lease, which grows with each lease."""
+        return self.attempts + (self.released << 32)
 
     def size(self) -> int:
         """Bytes of payload, headers and key: what counts for credit."""

@@ -88,6 +88,7 @@ def commit(model: Model, command: broker.Commit) -> tuple[int, int]:
                 touched.append(topic)
     for message in one.frozen:
         model.messages.remove(message)
+        model.acked.append(message)
     count = model.last_message + 1 - first
     model.finish(one.name, one.epoch, True, first, count)
     model.send_decision(one, True)

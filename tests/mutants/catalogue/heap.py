@@ -326,7 +326,7 @@ MUTANTS = (
     Mutant(
         "delayed-message-ready-at-once",
         "a delay is forgotten",
-        (Patch("disheap_heap:_delay", "    due_ms = state.now_ms + delay_ms\n", "    due_ms = state.now_ms\n"),),
+        (Patch("disheap_heap:delay_message", "    due_ms = state.now_ms + delay_ms\n", "    due_ms = state.now_ms\n"),),
         (DELIVERY + "test_a_delayed_message_waits_and_then_ranks_by_when_it_was_enqueued",),
     ),
     Mutant(
@@ -335,7 +335,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap:requeue_delayed",
-                "    due_ms = state.now_ms + delay_ms\n",
+                "    due_ms = state.now_ms + nack.delay_ms\n",
                 "    due_ms = state.now_ms\n",
             ),
         ),
@@ -361,7 +361,7 @@ MUTANTS = (
                 "disheap_heap:fire_message_timer",
                 "        message = topic.ready.remove(number)\n"
                 "        assert message is not None\n"
-                "        _drop_ready(state, topic, [message])\n",
+                "        expire_ready(state, topic, message)\n",
                 "",
             ),
         ),
@@ -498,9 +498,9 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap:expire_lease",
-                "    serve_later(state, requeue(state, state.leases[number]))\n",
+                "    serve_later(state, requeue(state, state.leases[number], LEASE_OVER))\n",
                 "    consumer = state.leases[number].consumer\n"
-                "    topic = requeue(state, state.leases[number])\n"
+                "    topic = requeue(state, state.leases[number], LEASE_OVER)\n"
                 "    topic.turns.leave(consumer)\n    serve_later(state, topic)\n",
             ),
         ),
@@ -577,7 +577,13 @@ MUTANTS = (
     Mutant(
         "postponed-deliveries-forgotten",
         "what is put off because there is too much of it is never taken up again",
-        (Patch("disheap_heap:advance", "(state.unserved or state.freed) and left > 0", "state.unserved and left < 0"),),
+        (
+            Patch(
+                "disheap_heap:advance",
+                "(state.dying or state.unserved or state.freed) and left > 0",
+                "state.unserved and left < 0",
+            ),
+        ),
         (WORK + "test_a_subscription_is_served_in_slices",),
         simulated=False,
         fast=False,
@@ -896,7 +902,7 @@ MUTANTS = (
         "a snapshot misses messages that were purged and freed while it was written",
         (
             Patch(
-                "disheap_heap.delivery.delivery",
+                "disheap_heap.delivery.dropping",
                 "        if state.views and keep_purged(state, topic, purged):\n",
                 "        if state.views and keep_purged(state, topic, purged) and False:\n",
             ),

@@ -65,7 +65,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Patch(
                 "disheap_heap:_deliver",
-                "        counts.redelivered += 1\n    else:\n        state",
+                "        counts.redelivered += 1\n    elif not tally:\n        state",
                 "        counts.redelivered += 1\n    if True:\n        state",
             ),
         ),

@@ -57,7 +57,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap:_undo",
-                "        put_back(state, topic, frozen.message)\n",
+                "        put_back(state, topic, frozen.message, ABORTED)\n",
                 "        drop_message(state, frozen.message)\n",
             ),
         ),

@@ -106,10 +106,20 @@ class Client:
         exclusive: bool = False,
         overflow: str = "reject",
         priority_max: int = 0,
+        delivery_limit: int = 0,
+        dead_letter_topic: str = "",
+        dead_letter_exchange: str = "",
+        dead_letter_key: str = "",
+        retry_delay_ms: int = 0,
+        retry_delay_max_ms: int = 0,
     ) -> Topic:
         """Idempotent for the same settings; others raise `TopicMismatch`. See `broker.TopicSettings`."""
         lifetimes = (message_ttl_ms, expires_ms, auto_delete, exclusive)
-        settings = broker.TopicSettings(mode, max_messages, *lifetimes, overflow, priority_max)
+        place = (dead_letter_topic, dead_letter_exchange, dead_letter_key)
+        settings = broker.TopicSettings(
+            mode, max_messages, *lifetimes, overflow, priority_max, delivery_limit, *place, retry_delay_ms,
+            retry_delay_max_ms,
+        )  # fmt: skip
         await self.driver.request(broker.CreateTopic(name, settings))
         return self.topic(name)
 

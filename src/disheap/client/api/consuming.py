@@ -11,7 +11,7 @@ from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from disheap.client.api.delivered import Delivered
+from disheap.client.api.delivered import Delivered, told
 from disheap.errors import ConsumerNotFound, DisheapError, RequestTimeout, SessionExpired
 from disheap.protocol import broker
 
@@ -45,11 +45,15 @@ class Delivery(Delivered):
         self.settled = True
         self._driver.ack_nowait((self._push.id, self._push.epoch))
 
-    async def nack(self, *, delay_ms: int = 0, discard: bool = False) -> None:
-        """Give it back, to its old place or after `delay_ms`; with `discard` drop it. Raises `LeaseLost`."""
+    async def nack(self, *, delay_ms: int = 0, discard: bool = False, release: bool = False, error: str = "") -> None:
+        """Give it back, to its old place or after `delay_ms`. Without a delay that of the topic applies
+        (`retry_delay_ms`). With `discard` it is dead-lettered, or dropped if the topic has no place for dead letters.
+        With `release` the delivery does not count: nothing was done with the message. `error` is what a dead letter
+        tells, the first 1024 characters. Raises `LeaseLost`, and `InvalidArgument` for `release` with `discard` or an
+        `error`."""
         if self._push.epoch:
             self.settled = True
-            self._check(await self._driver.request(broker.Nack([self.token], delay_ms, discard)))
+            self._check(await self._driver.request(self._nack(delay_ms, discard, release, error)))
 
     async def extend(self, lease_ms: int = 0) -> None:
         """The lease ends `lease_ms` from now (0: with the session). Raises `LeaseLost`."""
@@ -68,7 +72,7 @@ class Delivery(Delivered):
             await self.ack()
         else:
             self.settled = True
-            self._driver.give_back([self.token])
+            self._driver.give_back([self.token], told(error))
 
 
 class Inbox:

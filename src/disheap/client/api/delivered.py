@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from traceback import format_exception_only
+
 from disheap.errors import LeaseLost
 from disheap.protocol import broker
 from disheap.protocol.broker import HeaderValue, decode_headers
@@ -49,8 +51,13 @@ class Delivered:
 
     @property
     def attempts(self) -> int:
-        """How often the message was delivered, this time included."""
+        """How often the message was delivered, this time included, without deliveries that were released."""
         return self._push.attempts
+
+    @property
+    def death(self) -> broker.Death | None:
+        """Why, where and when it was dead-lettered; None if it is no dead letter."""
+        return broker.death_of(self.headers)
 
     @property
     def redelivered(self) -> bool:
@@ -72,9 +79,22 @@ class Delivered:
         """(id, epoch): what names the lease in a command of one's own, such as `broker.Ack`."""
         return (self._push.id, self._push.epoch)
 
+    def _nack(self, delay_ms: int, discard: bool, release: bool, error: str) -> broker.Nack:
+        return broker.Nack([self.token], delay_ms, discard, release, shortened(error))
+
     def _check(self, reply: broker.Settled) -> None:
         if self.token in reply.stale:
             raise LeaseLost(f"the lease on message {self.id} was no longer ours; nothing was changed")
 
     def __repr__(self) -> str:
         return f"<Delivery {self.id} priority={self.priority} attempts={self.attempts} {len(self.payload)} bytes>"
+
+
+def shortened(error: str) -> str:
+    """An error as a Nack may tell it: the first `broker.ERROR_CHARACTERS`, and nothing that UTF-8 has no form for."""
+    return error[: broker.ERROR_CHARACTERS].encode(errors="replace").decode()
+
+
+def told(error: BaseException) -> str:
+    """An exception as a Nack tells it: its type and its text."""
+    return shortened("".join(format_exception_only(error)).strip())

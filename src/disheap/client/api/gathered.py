@@ -120,9 +120,17 @@ class Part(Generic[D]):
         `LeaseLost`. Raises that if the delivery is settled already, and `InvalidArgument` for another client's."""
         self._settle(delivery, broker.Ack([delivery.token]))
 
-    def nack(self, delivery: Delivered, *, delay_ms: int = 0, discard: bool = False) -> None:
+    def nack(
+        self,
+        delivery: Delivered,
+        *,
+        delay_ms: int = 0,
+        discard: bool = False,
+        release: bool = False,
+        error: str = "",
+    ) -> None:
         """Adds a nack, as `Delivery.nack`. Raises as `ack`."""
-        self._settle(delivery, broker.Nack([delivery.token], delay_ms, discard))
+        self._settle(delivery, delivery._nack(delay_ms, discard, release, error))
 
     def _settle(self, delivery: Delivered, command: broker.Ack | broker.Nack) -> None:
         if delivery._driver is not self._driver:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from types import TracebackType
 
-from disheap.client.api.delivered import Delivered
+from disheap.client.api.delivered import Delivered, told
 from disheap.client.core.broker_session import SessionLost
 from disheap.client.io.blocking_connection import Pushed
 from disheap.client.io.blocking_driver import BlockingClient
@@ -86,9 +86,13 @@ class Delivery(Delivered):
         if self._push.epoch and self._driver.holds(self.token):
             self._driver.send(broker.Ack([self.token]))
 
-    def nack(self, *, delay_ms: int = 0, discard: bool = False) -> None:
-        """Give it back, to its old place or after `delay_ms`; with `discard` drop it. Raises `LeaseLost`."""
-        self._settle(broker.Nack([self.token], delay_ms, discard))
+    def nack(self, *, delay_ms: int = 0, discard: bool = False, release: bool = False, error: str = "") -> None:
+        """Give it back, to its old place or after `delay_ms`. Without a delay that of the topic applies
+        (`retry_delay_ms`). With `discard` it is dead-lettered, or dropped if the topic has no place for dead letters.
+        With `release` the delivery does not count: nothing was done with the message. `error` is what a dead letter
+        tells, the first 1024 characters. Raises `LeaseLost`, and `InvalidArgument` for `release` with `discard` or an
+        `error`."""
+        self._settle(self._nack(delay_ms, discard, release, error))
 
     def extend(self, lease_ms: int = 0) -> None:
         """The lease ends `lease_ms` from now (0: with the session). Raises `LeaseLost`."""
@@ -116,7 +120,7 @@ class Delivery(Delivered):
             self.ack()
         else:
             self.settled = True
-            self._driver.give_back([self.token])
+            self._driver.give_back([self.token], told(error))
 
 
 class Consumer:

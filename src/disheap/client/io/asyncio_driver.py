@@ -211,7 +211,7 @@ class Driver(Connector[Link]):
         """Give back what was not taken and what still comes, and cancel the consumer. Does not wait for the reply."""
         self.unsubscribe(number, queued)
         if not self.is_over:
-            self._broker.send(broker.Cancel(number, give_back=True))
+            self._broker.send(broker.Cancel(number, give_back=True, release=True))
             self._schedule_flush()
 
     def ack(self, token: broker.Token) -> asyncio.Future[None]:
@@ -233,12 +233,13 @@ class Driver(Connector[Link]):
             self._acks.add(token, None)
             self._schedule_flush()
 
-    def give_back(self, tokens: list[broker.Token]) -> None:
-        """Nack leases that nobody waits for."""
-        mine = [token for token in tokens if self.holds(token)]
+    def give_back(self, tokens: list[broker.Token], error: str | None = None) -> None:
+        """Nack leases, and do not wait for the reply. Without an `error` the messages were not begun, and this delivery
+        does not count."""
+        mine, how = [token for token in tokens if self.holds(token)], (error is None, error or "")
         if not self.is_over:
             for start in range(0, len(mine), broker.TOKENS_MAX):
-                self._broker.send(broker.Nack(mine[start : start + broker.TOKENS_MAX]))
+                self._broker.send(broker.Nack(mine[start : start + broker.TOKENS_MAX], 0, False, *how))
             self._schedule_flush()
 
     # --- sending ------------------------------------------------------------------------------------------------------

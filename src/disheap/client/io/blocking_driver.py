@@ -141,11 +141,12 @@ class BlockingClient(BlockingConnection):
                 raise RequestTimeout(self._why_late("a command before"))
             self._step(deadline)
 
-    def give_back(self, tokens: Iterable[broker.Token]) -> None:
-        """Nack leases that nobody waits for."""
-        mine = [token for token in tokens if self.holds(token)]
+    def give_back(self, tokens: Iterable[broker.Token], error: str | None = None) -> None:
+        """Nack leases, and do not wait for the reply. Without an `error` the messages were not begun, and this delivery
+        does not count."""
+        mine, how = [token for token in tokens if self.holds(token)], (error is None, error or "")
         for start in range(0, len(mine), broker.TOKENS_MAX):
-            self.send(broker.Nack(mine[start : start + broker.TOKENS_MAX]))
+            self.send(broker.Nack(mine[start : start + broker.TOKENS_MAX], 0, False, *how))
         self.flush()
 
     def deadline(self, timeout_s: float | None) -> float:

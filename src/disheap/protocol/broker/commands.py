@@ -10,6 +10,8 @@ from msgspec import Meta
 from disheap.protocol.broker.fields import (
     BATCH_MAX,
     CREDIT_GROUP_MAX,
+    DELIVERY_LIMIT_MAX,
+    ERROR_CHARACTERS,
     GROUPS_MAX,
     HELD_MAX,
     NAME_CHARACTERS,
@@ -83,10 +85,12 @@ class SetCredit(Exact, tag=5, frozen=True):
 
 class Cancel(Exact, tag=6, frozen=True):
     """End a consumer or a pop. `give_back`: its leases end at once. Otherwise each lasts until it is settled (AMQP's
-    rule). Reply: `Done`."""
+    rule). `release`: the messages that are given back were not begun, so their deliveries do not count. Reply:
+    `Done`."""
 
     consumer: int
     give_back: bool = False
+    release: bool = False
 
 
 class Pop(Exact, tag=7, frozen=True):
@@ -107,12 +111,17 @@ class Ack(Exact, tag=8, frozen=True):
 
 
 class Nack(Exact, tag=9, frozen=True):
-    """Give messages back to their place in the topic, or after `delay_ms`. With `discard` they are dropped instead.
-    Reply: `Settled`."""
+    """Give messages back to their place in the topic, or after `delay_ms`. Without a delay that of the topic applies
+    (`retry_delay_ms`). With `discard` they are not given back: they are dead-lettered, or dropped if the topic names no
+    place for dead letters. `release`: the messages were not begun, so the delivery does not count. `error`: what went
+    wrong, for people; a dead letter shows it. `release` with `discard` or an `error` is `InvalidArgument`. Reply:
+    `Settled`."""
 
     tokens: Annotated[list[Token], Meta(min_length=1, max_length=TOKENS_MAX)]
     delay_ms: Duration = 0
     discard: bool = False
+    release: bool = False
+    error: Annotated[str, Meta(max_length=ERROR_CHARACTERS)] = ""
 
 
 class Extend(Exact, tag=10, frozen=True):
@@ -128,7 +137,14 @@ class TopicSettings(Exact, frozen=True):
     long without a consumer, a pop or a `CreateTopic`. `auto_delete`: it is deleted when its last consumer has gone.
     `exclusive`: it belongs to the session that created it, and is deleted with that. `overflow`: what a full topic
     does. "reject" refuses a new message, "drop" drops the last of the ready ones. `priority_max`: a priority above is
-    lowered to it, and one below 0 becomes 0. A negative `priority_max` bounds the priorities from it to 0."""
+    lowered to it, and one below 0 becomes 0. A negative `priority_max` bounds the priorities from it to 0.
+
+    `delivery_limit`: a message whose deliveries have ended so often without an ack is dead-lettered (0: never).
+    `dead_letter_topic`: the topic that gets the dead letters. It is created when the first one comes.
+    `dead_letter_exchange`: the exchange to which they are published instead, with `dead_letter_key`; an empty key is
+    the name of this topic. Without a topic and an exchange they are dropped. `retry_delay_ms`: the pause before a
+    message that comes back is delivered again. It doubles with each attempt, up to `retry_delay_max_ms` (0: no
+    bound)."""
 
     mode: str = "max"
     max_messages: Annotated[int, Meta(ge=0)] = 0
@@ -138,6 +154,12 @@ class TopicSettings(Exact, frozen=True):
     exclusive: bool = False
     overflow: str = "reject"
     priority_max: Annotated[int, Meta(ge=PRIORITY_MIN, le=PRIORITY_MAX)] = 0
+    delivery_limit: Annotated[int, Meta(ge=0, le=DELIVERY_LIMIT_MAX)] = 0
+    dead_letter_topic: Annotated[str, Meta(max_length=NAME_CHARACTERS)] = ""
+    dead_letter_exchange: Annotated[str, Meta(max_length=NAME_CHARACTERS)] = ""
+    dead_letter_key: Annotated[str, Meta(max_length=NAME_CHARACTERS)] = ""
+    retry_delay_ms: Duration = 0
+    retry_delay_max_ms: Duration = 0
 
 
 class CreateTopic(Exact, tag=11, frozen=True):

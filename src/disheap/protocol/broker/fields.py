@@ -16,6 +16,8 @@ DURATION_MAX_MS = (1 << 47) - 1
 NAME_CHARACTERS = 255
 OVERFLOWS = ("reject", "drop")  # a new message is refused, or the least of the ready ones goes
 EXCHANGE_KINDS = ("direct", "topic", "fanout", "headers")
+DELIVERY_LIMIT_MAX = (1 << 31) - 1  # counted deliveries of a message
+ERROR_CHARACTERS = 1024  # of the error that a Nack tells: the end of a traceback
 CREDIT_MAX = 65_535  # unacknowledged deliveries of one consumer; AMQP's own bound, and what "prefetch 0" means here
 CREDIT_BYTES_MAX = 1 << 40  # the same in bytes of payload, headers and key: no bound, for whoever counts messages alone
 CREDIT_GROUP_MAX = (1 << 31) - 1  # the number of a group of consumers that share their credit
@@ -47,7 +49,7 @@ Stage = Annotated[int, Meta(ge=STAGE_INTERIM, le=STAGE_FINAL)]
 Keys = Annotated[list[Name], Meta(min_length=1, max_length=KEYS_MAX)]
 CreditGroup = Annotated[int, Meta(ge=0, le=CREDIT_GROUP_MAX)]
 Token = tuple[int, int]
-"""A lease: (message id, epoch). The epoch counts the leases granted on the message; a token of an older one is
+"""A lease: (message id, epoch). The epoch grows with each lease granted on the message; a token of an older one is
 stale."""
 
 

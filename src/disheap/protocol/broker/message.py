@@ -37,8 +37,8 @@ class NewMessage(Exact, frozen=True):
 
 class PeekedMessage(Record, frozen=True):
     """`state`: "ready", "delayed" or "leased". `due_ms`: when a delayed message becomes ready; 0 for the others.
-    `attempts` counts the leases so far. Headers and key are those of `NewMessage`. `session` and `consumer` are the
-    numbers of what holds a leased message; 0 for the others."""
+    `attempts` counts the leases so far, without those that were released. Headers and key are those of `NewMessage`.
+    `session` and `consumer` are the numbers of what holds a leased message; 0 for the others."""
 
     id: int
     priority: int

@@ -12,7 +12,8 @@ class Deliver(Record, tag=96, frozen=True):
     lease ends with the session. With no_ack the epoch is 0 and there is no lease. The id is 0 as well if the message
     passed by the leader without the log (a transient one). `enqueued_ms`: when the message was
     first put into its topic. Times are those of the cluster. `attempts`: how often the message was delivered, this time
-    included; above 1 it is redelivered. Headers and key are those of `NewMessage`."""
+    included, without deliveries that were released; above 1 it is redelivered. Headers and key are those of
+    `NewMessage`."""
 
     consumer: int
     id: int

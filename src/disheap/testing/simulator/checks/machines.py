@@ -103,6 +103,7 @@ class HeapReference:
 
     def advance(self, now_ms: int) -> None:
         self._model.advance(now_ms)
+        self.commands.note_dead_letters()
 
     def carry_out(self, body: bytes, session: int) -> bytes:
         return broker.encode(self.commands.do(broker.decode_command.decode(body), session))
@@ -112,6 +113,7 @@ class HeapReference:
 
     def settle(self) -> None:
         self._model.serve_freed_groups()
+        self.commands.note_dead_letters()
 
     def prune(self) -> None:
         self.commands.prune()

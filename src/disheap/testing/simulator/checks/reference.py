@@ -28,6 +28,7 @@ class Reference:
         self.messages: dict[int, tuple[str, broker.NewMessage]] = {}  # every message there ever was, with its topic
         self.seen: Counter[str] = Counter()  # how often the rarer ways were taken, so that a test can require them
         self.exchanges = ReferenceExchanges(self.model.topic, self.seen)
+        self.model.route = self._route
 
     def do(self, command: broker.Command, session: int) -> broker.Reply:
         """Carries out a command and returns its reply. Raises `Refused`."""
@@ -35,7 +36,21 @@ class Reference:
         carry_out: Callable[[Any, int], broker.Reply] = getattr(self, f"_{type(command).__name__.lower()}")
         reply = carry_out(command, session)
         self.model.serve_freed_groups()
+        self.note_dead_letters()
         return reply
+
+    def note_dead_letters(self) -> None:
+        """After each call: notes the dead letters that it made."""
+        for number, topic, new in self.model.letters:
+            self.messages[number] = (topic, new)
+        self.seen["dead letter"] += len(self.model.letters)
+        self.model.letters.clear()
+
+    def _route(self, exchange: str, key: str, headers: dict[str, Any]) -> list[ModelTopic]:
+        try:
+            return self.exchanges.routed(exchange, key, headers)
+        except Refused:
+            return []
 
     def ask(self, query: broker.Query, now_ms: int) -> broker.Reply:
         """Answers a query. Raises `Refused`."""
@@ -299,7 +314,7 @@ class Reference:
     def _cancel(self, command: broker.Cancel, session: int) -> broker.Reply:
         consumer = self._consumer(command.consumer, session)
         if consumer is not None:
-            self.model.cancel(consumer, command.give_back)
+            self.model.cancel(consumer, command.give_back, command.release)
         return broker.Done()
 
     def _recover(self, command: broker.Recover, session: int) -> broker.Reply:
@@ -307,15 +322,19 @@ class Reference:
         self.model.recover([consumer for consumer in consumers if consumer is not None])
         return broker.Done()
 
-    def _settle(self, tokens: list[broker.Token], session: int, how: str, by_ms: int = 0) -> broker.Reply:
-        stale = self.model.settle(session, tokens, how, by_ms)
+    def _settle(
+        self, tokens: list[broker.Token], session: int, how: str, by_ms: int = 0, error: str = ""
+    ) -> broker.Reply:
+        stale = self.model.settle(session, tokens, how, by_ms, error)
         return broker.Settled(len(tokens) - len(stale), stale)
 
     def _ack(self, command: broker.Ack, session: int) -> broker.Reply:
         return self._settle(command.tokens, session, "ack")
 
     def _nack(self, command: broker.Nack, session: int) -> broker.Reply:
-        return self._settle(command.tokens, session, "drop" if command.discard else "nack", command.delay_ms)
+        how = "drop" if command.discard else "release" if command.release else "nack"
+        self.seen["release"] += command.release
+        return self._settle(command.tokens, session, how, command.delay_ms, command.error)
 
     def _extend(self, command: broker.Extend, session: int) -> broker.Reply:
         return self._settle(command.tokens, session, "extend", command.lease_ms)

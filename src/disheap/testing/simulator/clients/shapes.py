@@ -20,6 +20,8 @@ class ExchangeShape(NamedTuple):
     auto_delete: bool = False
 
 
+GUARDED, DEAD = "guarded", "dead"
+"""A topic that loses no message, and the topic of its dead letters. Nobody deletes or purges them."""
 TOPICS: dict[str, TopicSettings] = {
     "jobs": TopicSettings(),
     "least": TopicSettings(mode="min"),
@@ -29,10 +31,15 @@ TOPICS: dict[str, TopicSettings] = {
     "dropping": TopicSettings(max_messages=3, overflow="drop"),
     "passing": TopicSettings(expires_ms=4000),
     "fleeting": TopicSettings(auto_delete=True),
+    GUARDED: TopicSettings(delivery_limit=2, dead_letter_topic=DEAD, retry_delay_ms=200, retry_delay_max_ms=1000),
+    DEAD: TopicSettings(),
+    "failing": TopicSettings(
+        message_ttl_ms=1200, max_messages=4, overflow="drop", delivery_limit=3, dead_letter_exchange="all"
+    ),
 }
 TOPIC_WEIGHTS = (
     ("jobs", 8), ("least", 4), ("brief", 2), ("small", 2), ("tiny", 1), ("dropping", 2), ("passing", 1),
-    ("fleeting", 1),
+    ("fleeting", 1), (GUARDED, 4), (DEAD, 1), ("failing", 2),
 )  # fmt: skip
 """How often clients choose each."""
 EXCHANGES: dict[str, ExchangeShape] = {

@@ -25,10 +25,13 @@ from disheap.errors import (
 from disheap.protocol import broker
 from disheap.protocol.broker import NewMessage, TopicSettings
 from disheap.testing.simulator.clients.client import Operation
+from disheap.testing.simulator.clients.profiles import BROUGHT, MAX_BROUGHT, PROFILES, TOLD_S
 from disheap.testing.simulator.clients.promises import Prepared, Promises
 from disheap.testing.simulator.clients.shapes import (
     ARGUMENTS,
+    DEAD,
     EXCHANGES,
+    GUARDED,
     KEYS,
     LONG_PATTERNS,
     PATTERNS,
@@ -40,27 +43,6 @@ from disheap.testing.simulator.clients.shapes import (
 from disheap.testing.simulator.clients.value_operations import ValueOperations
 from disheap.testing.simulator.cluster.cluster import Cluster
 from disheap.testing.simulator.world.rng import Rng
-
-READING = frozenset({"_peek", "_ask", "_watch"})
-TAKING = frozenset({"_subscribe", "_pop", "_set_credit", "_overtake", "_settle_stale"})
-BRINGING = frozenset({"_enqueue", "_pipeline", "_enqueue_many"})
-PROFILES: tuple[frozenset[str], ...] = (frozenset(), frozenset(), READING, TAKING, BRINGING)
-"""What a client does five times as often as others; the first ones, nothing."""
-BROUGHT = BRINGING | {
-    "_batch",
-    "_prepare",
-    "_publish",
-    "_fan_out",
-    "_publish_by_words",
-    "_cast",
-    "_call_out",
-    "_exclusive_topic",
-    "_set_barrier",
-}
-MAX_BROUGHT = 480
-"""Messages of one run: one command sets off 512 deliveries at most, the rest later; the reference does all at once."""
-TOLD_S = 5.0
-"""Within which a lapsed session's consumers hear of it."""
 
 
 class Worker(ValueOperations):
@@ -94,6 +76,9 @@ class Worker(ValueOperations):
         """One client's whole life, of some operations."""
         for topic in ("jobs", "least"):
             await self._try("create_topic", partial(self._client.create_topic, topic, mode=TOPICS[topic].mode))
+        for topic in (GUARDED, DEAD):
+            create = broker.CreateTopic(topic, TOPICS[topic])
+            await self._try("create_topic", partial(self._client.driver.request, create))
         count = self.rng.between(20, 120)
         await asyncio.gather(*(self._lane(count) for _ in range(self._lanes)))
 
@@ -317,7 +302,7 @@ class Worker(ValueOperations):
 
     def _took(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
-            if (delivery.headers, delivery.key) != extras_of(delivery.payload):
+            if (broker.without_death(delivery.headers), delivery.key) != extras_of(delivery.payload):
                 self.cluster.fail(f"message {delivery.id} came with other headers or another key than it was sent with")
             settled = self.promises.settled.get(delivery.id)
             if settled is not None and delivery.attempts > settled:
@@ -370,13 +355,14 @@ class Worker(ValueOperations):
                 return
             delivery = self._deliveries.pop(rng.below(len(self._deliveries)))
             self._old_tokens = [*self._old_tokens[-10:], delivery.token]
-            how = rng.weighted((("ack", 10), ("nack", 3), ("discard", 1), ("forget", 1)))
+            how = rng.weighted((("ack", 10), ("nack", 3), ("release", 1), ("discard", 1), ("forget", 1)))
             if how == "ack":
                 await delivery.ack()
                 self.promises.settled[delivery.id] = delivery.attempts
             elif how != "forget":
-                delay_ms = rng.pick((0, 0, 500)) if how == "nack" else 0
-                await delivery.nack(delay_ms=delay_ms, discard=how == "discard")
+                delay_ms, error = rng.pick(((0, ""), (0, "failed"), (500, ""))) if how == "nack" else (0, "")
+                releases = how == "release"
+                await delivery.nack(delay_ms=delay_ms, discard=how == "discard", release=releases, error=error)
 
     async def _settle_stale(self) -> None:
         """Tokens of leases that are over, or never were ours. None is guessed that this client may be given later. An
@@ -412,12 +398,16 @@ class Worker(ValueOperations):
         if self._consumers:
             consumer = self._consumers.pop(self.rng.below(len(self._consumers)))
             if self.rng.chance(0.3):
-                await self._client.driver.request(broker.Cancel(consumer._number or 0, give_back=True))
+                await self._client.driver.request(broker.Cancel(consumer._number or 0, True, self.rng.chance(0.5)))
             await consumer.close()
 
     async def _create_topic(self) -> None:
         name = self.rng.pick(list(TOPICS))
-        settings = TOPICS[name] if self.rng.chance(0.9) else TopicSettings(mode="min", max_messages=3)
+        settings = (
+            TOPICS[name]
+            if name in (GUARDED, DEAD) or self.rng.chance(0.9)
+            else TopicSettings(mode="min", max_messages=3)
+        )
         await self._client.driver.request(broker.CreateTopic(name, settings))
 
     async def _delete_topic(self) -> None:

@@ -1,0 +1,68 @@
+"""Which messages die, and why; what becomes of them (docs/reference/topics-and-messages.md).
+
+A message dies when its deliveries are used up, its consumer discards it, it expires, or its topic is full and drops. If
+the topic names a place for dead letters, the message waits in `State.dying`. Otherwise it is dropped. `commands` takes
+it from there: it makes the dead letter and publishes it. A message of a topic that is purged or deleted is dropped.
+"""
+
+from __future__ import annotations
+
+from disheap.protocol.broker import deaths
+from disheap_heap.delivery.dropping import drop_message, drop_ready, take_ready
+from disheap_heap.state.dying import DeathNote
+from disheap_heap.state.messages import Message
+from disheap_heap.state.state import State, Topic
+
+
+def die(state: State, topic: Topic, message: Message, reason: str, error: str = "") -> None:
+    """Ends a message that was taken out of its topic, or whose lease was released."""
+    if reason == deaths.EXPIRED:
+        state.expired += 1
+        topic.counts.expired += 1
+    elif reason == deaths.DELIVERY_LIMIT:
+        topic.counts.exhausted += 1
+    if topic.dead_letters_to is not None and topic.alive:
+        _note(state, topic, message, reason, error)
+        return
+    drop_message(state, message)
+    if reason != deaths.EXPIRED:
+        state.dropped += 1
+        topic.counts.dropped += 1
+
+
+def expire_ready(state: State, topic: Topic, message: Message) -> None:
+    """A message that was taken out of the ready ones has expired. Its timer has fired."""
+    if topic.dead_letters_to is None:
+        drop_ready(state, topic, [message])
+        state.expired += 1
+        topic.counts.expired += 1
+    else:
+        take_ready(state, topic, [message])
+        die(state, topic, message, deaths.EXPIRED)
+
+
+def drop_excess(state: State, topic: Topic) -> None:
+    """Drops what is too much in a topic that drops when it is full: the lowest priority, and among equals the oldest.
+    What is kept does not depend on how many messages came at once."""
+    excess = len(topic.ready) - topic.settings.max_messages
+    if excess <= 0:
+        return
+    dropped = topic.ready.take_lowest(excess)
+    expiring = [message.id for message in dropped if message.expires_at_ms]
+    state.timers.disarm_messages(expiring, topic.number)
+    state.units += excess
+    if topic.dead_letters_to is None:
+        drop_ready(state, topic, dropped)
+        state.dropped += excess
+        topic.counts.dropped += excess
+        return
+    take_ready(state, topic, dropped)
+    for message in dropped:
+        die(state, topic, message, deaths.OVERFLOW)
+
+
+def _note(state: State, topic: Topic, message: Message, reason: str, error: str) -> None:
+    assert topic.dead_letters_to is not None
+    exchange, routing_key = topic.dead_letters_to
+    origin = (topic.name, topic.number, topic.sign)
+    state.dying.add(DeathNote(message, *origin, exchange, routing_key, reason, state.now_ms, error))
