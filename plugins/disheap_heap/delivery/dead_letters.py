@@ -7,11 +7,15 @@ it from there: it makes the dead letter and publishes it. A message of a topic t
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 from disheap.protocol.broker import deaths
 from disheap_heap.delivery.dropping import drop_message, drop_ready, take_ready
 from disheap_heap.state.dying import DeathNote
 from disheap_heap.state.messages import Message
 from disheap_heap.state.state import State, Topic
+
+ID = attrgetter("id")
 
 
 def die(state: State, topic: Topic, message: Message, reason: str, error: str = "") -> None:
@@ -57,7 +61,7 @@ def drop_excess(state: State, topic: Topic) -> None:
         topic.counts.dropped += excess
         return
     take_ready(state, topic, dropped)
-    for message in dropped:
+    for message in sorted(dropped, key=ID):  # dead letters come in the order of arrival
         die(state, topic, message, deaths.OVERFLOW)
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 from disheap.protocol import broker
 from disheap.protocol.broker import deaths
-
-if TYPE_CHECKING:
-    from disheap.testing.heap_model import Model
-    from disheap.testing.heap_records import ModelMessage, ModelTopic
+from disheap.testing.heap_records import ModelMessage, ModelTopic
 
 MAX_PASSED = 16
 LEASE_OVER = "its lease ended at its deadline"
@@ -24,6 +22,26 @@ class ModelDeath(NamedTuple):
     reason: str
     error: str
     died_ms: int
+
+
+class Model(Protocol):
+    """What is asked of `heap_model.Model`."""
+
+    now: int
+    messages: list[ModelMessage]
+    acked: list[ModelMessage]
+    dying: list[ModelDeath]
+    letters: list[tuple[int, str, broker.NewMessage]]
+    route: Callable[[str, str, dict[str, Any]], list[ModelTopic]]
+
+    def topic(self, name: str) -> ModelTopic | None:
+        """The topic with this name."""
+
+    def create(self, name: str, settings: broker.TopicSettings, session: int) -> ModelTopic:
+        """Creates a topic."""
+
+    def put(self, topic: ModelTopic, new: broker.NewMessage, passed: tuple[int, ...] = ()) -> int:
+        """Puts a message into a topic."""
 
 
 def die(model: Model, message: ModelMessage, reason: str, error: str = "") -> None:

@@ -109,13 +109,14 @@ class Reference:
         return broker.Enqueued(self._put(topic, command.message))
 
     def _enqueuemany(self, command: broker.EnqueueMany, session: int) -> broker.Reply:
-        """All messages are in the topic before the first of them is delivered."""
+        """All messages are in the topic before the first is delivered. What it drops dies in the order of arrival."""
         topic = self._topic(command.topic)
         self._check_capacity(topic, *command.messages)
-        first = self.model.last_message + 1
+        first, before = self.model.last_message + 1, len(self.model.dying)
         for message in command.messages:
             self.messages[self.model.last_message + 1] = (topic.name, message)
             self.model.put(topic, message)
+        self.model.dying[before:] = sorted(self.model.dying[before:], key=lambda one: one.message.id)
         self.model.serve(topic)
         return broker.EnqueuedMany(first, len(command.messages))
 
