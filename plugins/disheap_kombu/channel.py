@@ -37,6 +37,7 @@ from disheap_kombu.publishing.delays import delay_ms, take_due_time
 from disheap_kombu.publishing.messages import Outgoing
 from disheap_kombu.publishing.publish_batch import PublishBatch
 from disheap_kombu.queues import topic_settings, warn_of_consumer_arguments
+from disheap_kombu.reading.dead_letters import add_history
 from disheap_kombu.subscription import Subscription
 
 if TYPE_CHECKING:
@@ -259,7 +260,10 @@ class Channel(ExchangeMethods, base.StdChannel):
             self._open_connection.ack([(push.id, push.epoch)])
         elif push.epoch:  # not of a no-ack get, whose message is gone already
             self._unacked[delivery_tag] = (push.id, push.epoch)
-        return messages.to_message(push, delivery_tag, consumer_tag, self, self._open_connection.priority_sign)
+        message = messages.to_message(push, delivery_tag, consumer_tag, self, self._open_connection.priority_sign)
+        if push.encoded_headers or push.attempts > 1:
+            add_history(message, push, self._open_connection.queue_of)
+        return message
 
     def message_to_python(self, raw_message: Message) -> Message:
         """What callbacks get is kombu's message already."""
@@ -274,7 +278,8 @@ class Channel(ExchangeMethods, base.StdChannel):
             connection.ack([self._take(delivery_tag)])
 
     def basic_reject(self, delivery_tag: int, requeue: bool = False, **_: Any) -> None:
-        """`requeue`: back to its old place in the queue, which it keeps; otherwise dropped."""
+        """`requeue`: back to its old place in the queue, which it keeps; otherwise dead-lettered, or dropped if the
+        queue has no exchange for dead letters."""
         self._open_connection.nack([self._take(delivery_tag)], discard=not requeue)
 
     def basic_recover(self, requeue: bool = False, **_: Any) -> None:

@@ -80,6 +80,9 @@ class ChannelConnection(Protocol):
     def nack(self, tokens: list[broker.Token], discard: bool) -> None:
         """Gives messages back, or drops them."""
 
+    def queue_of(self, topic: str) -> str:
+        """The name of a queue, as the application knows it."""
+
     def next_group(self) -> int:
         """A number for consumers that share a credit."""
 

@@ -92,6 +92,10 @@ class Connection(SessionEvents):
         self._channels[channel.channel_id] = channel
         return channel
 
+    def queue_of(self, topic: str) -> str:
+        """The name of a queue, as the application knows it."""
+        return self._namespace.queue_of(topic)
+
     def next_group(self) -> int:
         """A number under which consumers of this connection's session share a credit."""
         return next(self._groups)

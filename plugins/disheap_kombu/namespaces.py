@@ -51,8 +51,21 @@ class Namespace:
             return structs.replace(command, **{field: self._prefix + getattr(command, field)})
         if kind is broker.Batch:
             return broker.Batch([self.inward(item) for item in command.items])
-        changes = {field: self._prefix + name for field in NAMES.get(kind, ()) if (name := getattr(command, field))}
+        changes: dict[str, Any] = {
+            field: self._prefix + name for field in NAMES.get(kind, ()) if (name := getattr(command, field))
+        }
+        if kind is broker.CreateTopic:
+            changes["settings"] = self._with_places(command.settings)
         return structs.replace(command, **changes) if changes else command
+
+    def queue_of(self, topic: str) -> str:
+        """The name of a topic of this virtual host, as the application knows it."""
+        return topic.removeprefix(self._prefix)
+
+    def _with_places(self, settings: broker.TopicSettings) -> broker.TopicSettings:
+        """The settings with the names of the places for dead letters that the broker knows."""
+        places = {name: getattr(settings, name) for name in ("dead_letter_topic", "dead_letter_exchange")}
+        return structs.replace(settings, **{name: self._prefix + place for name, place in places.items() if place})
 
     def outward(self, reply: Any) -> Any:
         """The reply with the names that the application knows."""

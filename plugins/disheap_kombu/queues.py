@@ -9,6 +9,9 @@ in silence unless every queue here does what it asks for.
 | `x-message-ttl`                                   | honoured; 0 ("at once") is 1 ms                              |
 | `x-max-length`                                    | honoured, from 1                                             |
 | `x-overflow`                                      | honoured; `reject-publish-dlx` refuses and warns             |
+| `x-dead-letter-exchange`                          | honoured; "" needs a routing key that names another queue    |
+| `x-dead-letter-routing-key`                       | honoured; without it the name of the queue                   |
+| `x-delivery-limit`                                | honoured: so many returns, then one more is the last         |
 | `x-max-priority`                                  | honoured: higher priorities are lowered to it; 0 is no bound |
 | `x-queue-type`                                    | `classic` and `quorum` are what a queue is; others: 406      |
 | `STORAGE_ARGUMENTS`                               | where and how RabbitMQ stores a queue: not asked of this one |
@@ -33,7 +36,20 @@ STANDARD_EXCHANGES = {**{f"amq.{kind}": kind for kind in broker.EXCHANGE_KINDS},
 OVERFLOWS = {"drop-head": "drop", "reject-publish": "reject", "reject-publish-dlx": "reject"}
 QUEUE_TYPES = ("classic", "quorum")
 ALTERNATE = "alternate-exchange"
-SUPPORTED = frozenset(("x-expires", "x-message-ttl", "x-max-length", "x-overflow", "x-max-priority", "x-queue-type"))
+DEAD_EXCHANGE, DEAD_KEY, DELIVERY_LIMIT = "x-dead-letter-exchange", "x-dead-letter-routing-key", "x-delivery-limit"
+SUPPORTED = frozenset(
+    (
+        "x-expires",
+        "x-message-ttl",
+        "x-max-length",
+        "x-overflow",
+        "x-max-priority",
+        "x-queue-type",
+        DEAD_EXCHANGE,
+        DEAD_KEY,
+        DELIVERY_LIMIT,
+    )
+)
 STORAGE_ARGUMENTS = frozenset(
     (
         "x-ha-policy",
@@ -48,9 +64,6 @@ STORAGE_ARGUMENTS = frozenset(
 )
 """Where and how RabbitMQ stores a queue. Every queue here is on the disks of a majority."""
 UNSUPPORTED: dict[str, tuple[type, str]] = {
-    "x-dead-letter-exchange": (str, "the name of an exchange"),
-    "x-dead-letter-routing-key": (str, "a routing key"),
-    "x-delivery-limit": (int, "a whole number from 0"),
     "x-max-length-bytes": (int, "a whole number from 1"),
     "x-single-active-consumer": (bool, "true or false"),
 }
@@ -79,9 +92,33 @@ def topic_settings(
         auto_delete=auto_delete,
         exclusive=exclusive,
         priority_max=priority_max * priority_sign,
+        **_dead_letters(queue, given),
     )
     _warn_of_ignored(queue, given, overflow)
     return settings
+
+
+def _dead_letters(queue: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Where dead letters go, and after how many attempts. RabbitMQ counts returns: a limit of 0 allows one attempt."""
+    for name in (DEAD_EXCHANGE, DEAD_KEY):
+        if not isinstance(given.get(name, ""), str):
+            raise PreconditionFailed(f"{name} is text, not {given[name]!r}")
+    found: dict[str, Any] = {}
+    if DELIVERY_LIMIT in given:
+        found["delivery_limit"] = min(_count(given, DELIVERY_LIMIT, 0) + 1, broker.DELIVERY_LIMIT_MAX)
+    exchange, key = given.get(DEAD_EXCHANGE), given.get(DEAD_KEY, "")
+    if exchange is None:
+        if DEAD_KEY in given:
+            raise PreconditionFailed(f"{DEAD_KEY} is for {DEAD_EXCHANGE}, which is missing; name the exchange too")
+        return found
+    if exchange:
+        return found | {"dead_letter_exchange": exchange, "dead_letter_key": key or queue}
+    if not key or key == queue:
+        raise PreconditionFailed(
+            f"dead letters of queue {queue!r} would come back to it; name another queue in {DEAD_KEY}, or an exchange "
+            f"in {DEAD_EXCHANGE}"
+        )
+    return found | {"dead_letter_topic": key}
 
 
 def _warn_of_ignored(queue: str, given: dict[str, Any], overflow: str) -> None:
@@ -89,13 +126,12 @@ def _warn_of_ignored(queue: str, given: dict[str, Any], overflow: str) -> None:
     if overflow == "reject-publish-dlx":
         warnings.warn(
             f"queue {queue!r}: with x-overflow=reject-publish-dlx a full queue refuses, as with reject-publish; "
-            "nothing is dead-lettered yet",
+            "a message that is refused is not dead-lettered",
             stacklevel=4,
         )
     for name, (kind, what) in UNSUPPORTED.items():
         if name in given and type(given[name]) is not kind:
             raise PreconditionFailed(f"{name} is {what}, not {given[name]!r}")
-    _count(given, "x-delivery-limit", 0)
     _count(given, "x-max-length-bytes", 1)
     if given.get("x-single-active-consumer") is False:
         del given["x-single-active-consumer"]

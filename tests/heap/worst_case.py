@@ -240,9 +240,11 @@ def mortal(settings: TopicSettings = MORTAL, expires_ms: int = 0, driver: Driver
 
 
 def mortal_leases(settings: TopicSettings = MORTAL, count: int = MANY) -> Driver:
+    """Leases of a consumer that was cancelled and takes nothing more."""
     driver = mortal(settings)
-    driver.do(broker.Subscribe("q", count))
+    consumer = driver.do(broker.Subscribe("q", count)).consumer
     driver.work_off(PLENTY)
+    driver.do(broker.Cancel(consumer))
     driver.taken()
     return driver
 

@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import warnings
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
@@ -24,9 +25,12 @@ from kombu_fakes import delivery
 from disheap.client.core.broker_session import SessionLost
 from disheap.errors import ConnectionLost, ExchangeNotFound, NotSent, OutcomeUnknown, TopicLocked, TopicNotFound
 from disheap.protocol import broker
+from disheap.protocol.broker import deaths
 from disheap_kombu.channel import UNLIMITED_BYTES
 from disheap_kombu.connection import Connection
 from disheap_kombu.failures import PublishOutcomeUnknown
+from disheap_kombu.publishing import messages
+from disheap_kombu.publishing.messages import Outgoing
 from disheap_kombu.reading.waker import Waker
 
 
@@ -601,11 +605,6 @@ def test_a_delivery_read_by_another_thread_wakes_the_waiting_thread(connection, 
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"x-dead-letter-exchange": "dlx"},
-        {"x-dead-letter-exchange": ""},
-        {"x-dead-letter-routing-key": ""},
-        {"x-delivery-limit": 3},
-        {"x-delivery-limit": 0},
         {"x-max-length-bytes": 1},
         {"x-single-active-consumer": True},
         {"x-message-deduplication": True},
@@ -616,6 +615,68 @@ def test_an_argument_without_effect_warns(channel, driver, arguments):
     with pytest.warns(UserWarning, match=f"'q': {next(iter(arguments))} has no effect"):
         channel.queue_declare("q", arguments=arguments)
     assert driver.commands_of(broker.CreateTopic)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings"),
+    [
+        ({"x-dead-letter-exchange": "dlx"}, {"dead_letter_exchange": "dlx", "dead_letter_key": "q"}),
+        (
+            {"x-dead-letter-exchange": "dlx", "x-dead-letter-routing-key": "k"},
+            {"dead_letter_exchange": "dlx", "dead_letter_key": "k"},
+        ),
+        ({"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dead"}, {"dead_letter_topic": "dead"}),
+        ({"x-delivery-limit": 3}, {"delivery_limit": 4}),
+        ({"x-delivery-limit": 0}, {"delivery_limit": 1}),
+    ],
+)
+def test_arguments_for_dead_letters_are_honoured(channel, driver, arguments, settings):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        channel.queue_declare("q", auto_delete=False, arguments=arguments)
+    assert driver.commands[-1].settings == broker.TopicSettings(**settings)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"x-dead-letter-exchange": ""},
+        {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "q"},
+        {"x-dead-letter-routing-key": "k"},
+    ],
+)
+def test_dead_letters_that_would_go_nowhere_are_refused(channel, driver, arguments):
+    with pytest.raises(PreconditionFailed, match="x-dead-letter-"):
+        channel.queue_declare("q", arguments=arguments)
+    assert not driver.commands_of(broker.CreateTopic)
+
+
+def test_a_dead_letter_tells_of_its_deaths_in_rabbitmqs_words(channel, driver):
+    headers = {
+        deaths.REASON: "overflow", deaths.TOPIC: "work", deaths.TIME_MS: 9000, deaths.COUNT: 3, deaths.ERROR: "no",
+        deaths.FIRST_TOPIC: "early", deaths.FIRST_REASON: "rejected",
+        deaths.HISTORY: broker.encode_history(
+            (broker.PastDeath("work", "overflow", 2, 5000, 9000), broker.PastDeath("early", "rejected", 1, 1000, 1000))
+        ),
+    }  # fmt: skip
+    payload = messages.encode(Outgoing("x", headers={"own": 1}), "ex", "key")
+    push = broker.Deliver(1, 7, 2, 0, 0, payload, 0, 2, broker.encode_headers(headers))
+    found = channel.incoming(push, "tag").headers
+    assert found["x-death"] == [
+        {
+            "queue": queue, "reason": reason, "count": count, "time": datetime(1970, 1, 1, 0, 0, second, tzinfo=UTC),
+            "exchange": "ex", "routing-keys": ["key"],
+        }
+        for queue, reason, count, second in (("work", "maxlen", 2, 5), ("early", "rejected", 1, 1))
+    ]  # fmt: skip
+    assert (found["own"], found["x-delivery-count"], found["x-death-error"]) == (1, 1, "no")
+    assert (found["x-first-death-queue"], found["x-first-death-reason"]) == ("early", "rejected")
+    assert (found["x-last-death-queue"], found["x-last-death-exchange"]) == ("work", "ex")
+
+
+def test_a_message_at_its_first_delivery_has_no_history(channel):
+    payload = messages.encode(Outgoing("x", headers={"own": 1}), "ex", "key")
+    assert channel.incoming(broker.Deliver(1, 7, 1, 0, 0, payload), "tag").headers == {"own": 1}
 
 
 def test_arguments_that_every_queue_fulfils_are_accepted_silently(channel):
@@ -760,6 +821,6 @@ def test_a_full_queue_drops_unless_it_is_told_to_refuse(channel, driver, argumen
 
 def test_a_full_queue_that_would_dead_letter_warns_and_refuses(channel, driver):
     arguments = {"x-max-length": 5, "x-overflow": "reject-publish-dlx"}
-    with pytest.warns(UserWarning, match="nothing is dead-lettered yet"):
+    with pytest.warns(UserWarning, match="not dead-lettered"):
         channel.queue_declare("q", arguments=arguments)
     assert driver.commands[-1].settings.overflow == "reject"

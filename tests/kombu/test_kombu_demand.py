@@ -114,6 +114,7 @@ def test_what_overtakes_sends_the_least_urgent_message_back(pool, receive, drive
     receive((1, 3), (2, 0), (3, 1), (4, 2))
     receive((5, 9))
     assert given_back(driver) == [(2, 1)]
+    assert driver.commands_of(broker.Nack)[-1].release, "it was not begun"
     assert driver.commands_of(broker.Overtake) == [broker.Overtake(1, 0), broker.Overtake(1, 1)]
     names = [type(command).__name__ for command in driver.commands]
     assert names[-2:] == ["Overtake", "Nack"], "what goes back is not asked for again"

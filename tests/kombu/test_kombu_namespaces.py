@@ -66,6 +66,17 @@ def test_every_command_with_a_name_is_translated():
                 assert named <= set(NAMES.get(kind, ())), kind
 
 
+def test_places_for_dead_letters_are_translated():
+    """A place of another name would be a topic, or an exchange, of another application."""
+    settings = broker.TopicSettings(dead_letter_exchange="dlx", dead_letter_key="a.b")
+    assert SHOP.inward(broker.CreateTopic("jobs", settings)).settings == broker.TopicSettings(
+        dead_letter_exchange="shop/dlx", dead_letter_key="a.b"
+    )
+    named = SHOP.inward(broker.CreateTopic("jobs", broker.TopicSettings(dead_letter_topic="dead")))
+    assert named == broker.CreateTopic("shop/jobs", broker.TopicSettings(dead_letter_topic="shop/dead"))
+    assert SHOP.queue_of("shop/jobs") == "jobs"
+
+
 def test_names_go_in_and_come_out():
     publish = broker.Publish("", "jobs", broker.NewMessage(b"x"))
     assert SHOP.inward(publish).routing_key == "shop/jobs"

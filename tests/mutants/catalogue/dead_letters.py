@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant, Patch
 
 DEAD = "tests/heap/test_dead_letters.py::"
+DEMAND = "tests/kombu/test_kombu_demand.py::"
 
 MUTANTS: tuple[Mutant, ...] = (
     Mutant(
@@ -142,12 +143,11 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Patch(
                 "disheap_heap:_note",
-                "reason, state.now_ms, error))\n",
-                "reason, state.now_ms, error))\n"
-                "    if reason == deaths.REJECTED:\n"
-                "        state.message_bytes += len(message.body)\n"
-                "        place = (exchange, routing_key, reason, state.now_ms)\n"
-                "        state.dying.add(DeathNote(message, *origin, *place, ''))\n",
+                "        add(new(DeathNote, (message, *rest)))\n",
+                "        add(new(DeathNote, (message, *rest)))\n"
+                "        if reason == deaths.REJECTED:\n"
+                "            state.message_bytes += len(message.body)\n"
+                "            add(new(DeathNote, (message, *rest)))\n",
             ),
         ),
         (DEAD + "test_a_discarded_message_is_dead_lettered_with_its_error",),
@@ -214,6 +214,45 @@ MUTANTS: tuple[Mutant, ...] = (
         "a large batch into a full topic holds the node up until all that it drops is dead-lettered",
         (Patch("disheap_heap:_publish_waiting", "while state.dying and done < limit:", "while state.dying:"),),
         (DEAD + "test_dead_letters_of_one_call_are_bounded_and_the_rest_comes_later",),
+        simulated=False,
+    ),
+    Mutant(
+        "worker-counts-what-it-gives-back-unseen",
+        "each urgent task makes the least urgent one of a worker look redelivered, and brings it nearer to its end",
+        (
+            Patch(
+                "disheap_kombu:SessionEvents._settle_demand",
+                "self._outbox.send_nacks(given_back, release=True)",
+                "self._outbox.send_nacks(given_back)",
+            ),
+        ),
+        (DEMAND + "test_what_overtakes_sends_the_least_urgent_message_back",),
+        simulated=False,
+    ),
+    Mutant(
+        "place-for-dead-letters-without-its-virtual-host",
+        "the dead letters of one application go to the queue of another one",
+        (
+            Patch(
+                "disheap_kombu:Namespace.inward",
+                'changes["settings"] = self._with_places(command.settings)',
+                "pass",
+            ),
+        ),
+        ("tests/kombu/test_kombu_namespaces.py::test_places_for_dead_letters_are_translated",),
+        simulated=False,
+    ),
+    Mutant(
+        "queue-with-a-delivery-limit-has-one-attempt-less",
+        "a queue with x-delivery-limit dead-letters a message one delivery earlier than RabbitMQ",
+        (
+            Patch(
+                "disheap_kombu:_dead_letters",
+                "_count(given, DELIVERY_LIMIT, 0) + 1",
+                "_count(given, DELIVERY_LIMIT, 0)",
+            ),
+        ),
+        ("tests/kombu/test_kombu_channel.py::test_arguments_for_dead_letters_are_honoured",),
         simulated=False,
     ),
 )
