@@ -18,6 +18,9 @@ from typing import Any
 
 from disheap_kombu.reading import demand
 
+SOLO = "celery.concurrency.solo"
+"""Celery loads this module where a worker runs under the solo pool."""
+
 
 class WorkerPool:
     """Implements `demand.Pool` for a worker. `consumer` is Celery's `Consumer`, and `state` its module
@@ -26,7 +29,7 @@ class WorkerPool:
     def __init__(self, consumer: Any, state: Any) -> None:
         self._consumer = weakref.ref(consumer)
         self._state = state
-        self._pid = os.getpid()
+        self.pid = os.getpid()
         self._ended: list[Any] = []  # requests whose end Celery may not have noted
         self.keeps_buffer = not getattr(consumer.app.conf, "worker_disable_prefetch", False)
 
@@ -48,7 +51,7 @@ class WorkerPool:
 
     def note_end(self, task_id: str) -> None:
         """A task has ended in this process. In a child of the pool it is nothing to note."""
-        if os.getpid() != self._pid:
+        if os.getpid() != self.pid:
             return
         request = self._state.requests.get(task_id)
         if request is not None:
@@ -76,6 +79,21 @@ class WorkerPool:
         return running
 
 
+def leave_before_soft_shutdown(controller: Any) -> None:
+    """Has the worker leave its queues when it begins to wait for its tasks (`worker_soft_shutdown_timeout`). Celery
+    sends no signal then: the method that waits is the only place to learn of it. Before Celery 5.5 there is none."""
+    wait = getattr(controller, "wait_for_soft_shutdown", None)
+    if wait is None:
+        return
+
+    def leave_and_wait() -> None:
+        if controller.app.conf.worker_soft_shutdown_timeout > 0:
+            demand.leave_pool()
+        wait()
+
+    controller.wait_for_soft_shutdown = leave_and_wait
+
+
 class _Signals:
     """Connects Celery's signals once."""
 
@@ -90,10 +108,18 @@ class _Signals:
         self._is_connected = True
         signals.worker_ready.connect(self._on_worker_ready, weak=False, dispatch_uid="disheap")
         signals.task_postrun.connect(self._on_task_postrun, weak=False, dispatch_uid="disheap")
+        signals.worker_shutting_down.connect(self._on_shutting_down, weak=False, dispatch_uid="disheap")
 
     def _on_worker_ready(self, sender: Any = None, **_: Any) -> None:
         self._pool = WorkerPool(sender, sys.modules["celery.worker.state"])
         demand.use_pool(self._pool)
+        leave_before_soft_shutdown(getattr(sender, "controller", None))
+
+    def _on_shutting_down(self, **_: Any) -> None:
+        """Under the solo pool a task keeps the loop's thread busy, so Celery cancels its consumers when that has
+        ended."""
+        if SOLO in sys.modules and os.getpid() == getattr(self._pool, "pid", None):
+            demand.leave_pool()
 
     def _on_task_postrun(self, task_id: str = "", **_: Any) -> None:
         if self._pool is not None:

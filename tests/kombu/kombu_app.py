@@ -17,7 +17,9 @@ app.conf.update(
     result_backend=RESULTS,
     task_ignore_result=not RESULTS,
     result_chord_retry_interval=0.2,
-    worker_prefetch_multiplier=1,
+    worker_prefetch_multiplier=int(os.environ.get("PREFETCH", "1")),
+    worker_soft_shutdown_timeout=float(os.environ.get("SOFT_SHUTDOWN_S", "0")),
+    worker_enable_soft_shutdown_on_idle=bool(os.environ.get("SOFT_SHUTDOWN_ON_IDLE")),
     worker_disable_rate_limits=False,
     task_acks_late=bool(os.environ.get("ACKS_LATE")),
     task_inherit_parent_priority=bool(os.environ.get("INHERIT_PRIORITY")),
@@ -68,6 +70,14 @@ def append_late(path: str, text: str, pause_s: float = 0.0) -> None:
 @app.task(acks_late=True)
 def append_late_when_released(path: str, text: str) -> None:
     append_when_released.run(path, text)
+
+
+@app.task(bind=True, acks_late=True)
+def note_delivery_when_released(self: Task, path: str) -> None:
+    """Append whether this is a redelivery, then wait for the file `<path>.go`."""
+    note.run(path, str(self.request.delivery_info["redelivered"]))
+    while not Path(f"{path}.go").exists():
+        time.sleep(0.01)
 
 
 @app.task

@@ -15,6 +15,7 @@ from kombu_fakes import FakeDriver, delivery
 
 from disheap.client.core.broker_session import SessionLost
 from disheap.protocol import broker
+from disheap_kombu.celery_pool import leave_before_soft_shutdown
 from disheap_kombu.connection import Connection
 from disheap_kombu.reading import demand
 from disheap_kombu.reading.eventloop import HubAdapter
@@ -212,3 +213,49 @@ def test_a_slot_that_a_result_frees_is_used_at_the_beginning_of_the_next_turn(co
         hub.remove_reader(near)
         near.close()
         far.close()
+
+
+@pytest.fixture
+def ending(connection, driver, channel, hub):
+    """A pool of one slot, with one message under way and two that wait, when its worker ends."""
+    running, driver.heartbeat_s = [], 0.02
+    demand.use_pool(
+        SimpleNamespace(keeps_buffer=True, takes_from=lambda one: one is channel, free_slots=lambda: 1 - len(running))
+    )
+    channel.basic_consume("q", consumer_tag="c", callback=running.append)
+    driver.receive(delivery(1, 1), delivery(1, 2), delivery(1, 3))
+    assert turn(hub, lambda: running)
+    demand.leave_pool()
+    yield running
+    demand.use_pool(None)
+
+
+def test_a_worker_that_ends_gives_back_what_waits_and_keeps_what_it_does(ending, driver, channel):
+    (cancelled,) = driver.commands_of(broker.Cancel)
+    assert cancelled == broker.Cancel(1)
+    assert sorted(token for command in driver.commands_of(broker.Nack) for token in command.tokens) == [(2, 1), (3, 1)]
+    assert channel.unacked == 1
+    channel.basic_cancel("c")  # as Celery does later
+    assert len(driver.commands_of(broker.Cancel)) == 1
+
+
+def test_a_session_is_kept_alive_while_celery_sleeps_before_its_end(ending, driver):
+    """The hub turns no more."""
+    polls, deadline = driver.polls, time.monotonic() + 5
+    while driver.polls < polls + 2:
+        assert time.monotonic() < deadline, "nobody reads or pings"
+        time.sleep(0.01)
+
+
+def test_a_worker_leaves_its_queues_before_it_waits_for_its_tasks(monkeypatch):
+    done = []
+    monkeypatch.setattr(demand, "leave_pool", lambda: done.append("left"))
+    conf = SimpleNamespace(worker_soft_shutdown_timeout=3.0)
+    controller = SimpleNamespace(app=SimpleNamespace(conf=conf), wait_for_soft_shutdown=lambda: done.append("waited"))
+    leave_before_soft_shutdown(controller)
+    controller.wait_for_soft_shutdown()
+    assert done == ["left", "waited"]
+    conf.worker_soft_shutdown_timeout = 0
+    controller.wait_for_soft_shutdown()
+    assert done == ["left", "waited", "waited"]
+    leave_before_soft_shutdown(SimpleNamespace())  # of an older Celery

@@ -50,6 +50,10 @@ class Deliveries:
         """Its pushes are strays from now on. Returns None if there is none of this number."""
         return self._subscriptions.pop(number, None)
 
+    def for_pool(self) -> list[Subscription]:
+        """The consumers whose messages are for the pool of workers."""
+        return [one for one in list(self._subscriptions.values()) if not one.no_ack and self.demand.serves(one.channel)]
+
     def get(self, number: int) -> Subscription | None:
         """The subscription, or None if it has ended."""
         return self._subscriptions.get(number)

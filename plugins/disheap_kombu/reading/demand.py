@@ -63,6 +63,9 @@ class Watcher(Protocol):
     def pool_changed(self) -> None:
         """From any thread."""
 
+    def leave_pool(self) -> None:
+        """The pool begins nothing any more. On the event loop's thread, perhaps in the handler of a signal."""
+
 
 class _Registry:
     """The pool of this process, and who watches it."""
@@ -89,6 +92,12 @@ def pool_changed() -> None:
     """A slot of the pool may be free. From any thread."""
     for watcher in list(_registry.watchers):
         watcher.pool_changed()
+
+
+def leave_pool() -> None:
+    """The pool begins nothing any more: what waits for it goes to others. On the event loop's thread."""
+    for watcher in list(_registry.watchers):
+        watcher.leave_pool()
 
 
 class Settlement(NamedTuple):
@@ -131,6 +140,11 @@ class Demand:
             insort(self._waiting, (push.priority, -push.id, next(self._arrivals), push))
         if self._asked is not None and push.priority > self._asked:
             self._asked = None  # it may be the one that was asked for
+
+    def serves(self, channel: Any) -> bool:
+        """Whether the messages of this channel are for the pool, also if they do not wait here."""
+        pool = _registry.pool
+        return pool is not None and pool.takes_from(channel)
 
     @property
     def can_start(self) -> bool:

@@ -92,7 +92,7 @@ class HubAdapter:
         self._add_socket_reader()
         self._keepalive: Keepalive | None = None
         if keepalive:
-            self._start_keepalive()
+            self.keep_alive()
 
     # --- called by the connection ---
 
@@ -109,6 +109,11 @@ class HubAdapter:
     def wake(self) -> None:
         """Makes the hub call `dispatch` soon. From any thread."""
         self._waker.wake()
+
+    def keep_alive(self) -> None:
+        """Starts a thread that keeps the session alive, unless there is one: the loop's thread may stand still."""
+        if self._keepalive is None and not self._is_detached:
+            self._keepalive = Keepalive(self._keepalive_tick, self._connection.driver.heartbeat_s / 2)
 
     def detach(self) -> None:
         """Removes everything of this adapter from the hub."""
@@ -180,7 +185,7 @@ class HubAdapter:
         self.turns = False
         if self._connection.unsent:
             self._connection.flush()
-        self._start_keepalive()
+        self.keep_alive()
 
     # --- readers ---
 
@@ -201,10 +206,6 @@ class HubAdapter:
             self._hub.remove(descriptor)
 
     # --- the keepalive thread ---
-
-    def _start_keepalive(self) -> None:
-        if self._keepalive is None:
-            self._keepalive = Keepalive(self._keepalive_tick, self._connection.driver.heartbeat_s / 2)
 
     def _keepalive_tick(self) -> bool:
         """Returns False when it has failed. The hub raises the failure in its next turn."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
-from threading import RLock, get_ident
+from threading import RLock, Thread, get_ident
 from time import monotonic
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,8 @@ ACK_BATCH = 64
 """Acks sent as one command. With more the broker would be idle meanwhile: credit comes back with the ack."""
 ACK_DELAY_S = 0.001
 """The longest time for which an ack waits for others while callbacks follow each other."""
+LEAVE_S = 1.0
+"""The longest time that the end of a worker waits until its consumers are cancelled."""
 DRAIN_WAIT_S = 3600.0
 """`drain_events` without a timeout wakes up once an hour, and at every event."""
 
@@ -126,6 +128,27 @@ class SessionEvents:
         """A slot of the pool may be free. From any thread."""
         if self._deliveries.demand.is_watching:
             self._wake()
+
+    def leave_pool(self) -> None:
+        """The worker ends. What its pool has not begun goes to others at once, and what is under way stays.
+
+        The event loop's thread may stand still from here on: Celery sleeps in the handler of a signal, for as long as
+        `worker_soft_shutdown_timeout`. So a thread does this, and another one keeps the session alive. The lock may be
+        held here, by the very call that the signal has interrupted. Then the thread has to wait for that call."""
+        if self._hub is not None and self._deliveries.for_pool():
+            thread = Thread(target=self._leave_pool, args=(self._hub,), name="disheap-leave", daemon=True)
+            thread.start()
+            thread.join(LEAVE_S)
+
+    def _leave_pool(self, hub: HubAdapter) -> None:
+        with suppress(Exception), self._lock:  # an error shows at the next use
+            for subscription in self._deliveries.for_pool():
+                self._deliveries.remove_consumer(subscription.number)
+                subscription.channel.remove_consumer(subscription.tag)
+                self._outbox.send(broker.Cancel(subscription.number))
+            self._outbox.send_nacks(self._deliveries.take_strays(), discard=False)
+            self.flush()
+            hub.keep_alive()
 
     # --- events ---
 

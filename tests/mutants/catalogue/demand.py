@@ -99,4 +99,24 @@ MUTANTS: tuple[Mutant, ...] = (
         ("tests/kombu/test_kombu_waker.py::test_a_wake_during_a_reset_does_not_silence_later_ones",),
         simulated=False,
     ),
+    Mutant(
+        "soft-shutdown-holds-what-waits",
+        "what a worker has taken ahead waits for worker_soft_shutdown_timeout before others get it",
+        (
+            Patch(
+                "disheap_kombu:leave_before_soft_shutdown",
+                "    controller.wait_for_soft_shutdown = leave_and_wait\n",
+                "    assert leave_and_wait\n",
+            ),
+        ),
+        ("tests/kombu/test_kombu_eventloop.py::test_a_worker_leaves_its_queues_before_it_waits_for_its_tasks",),
+        simulated=False,
+    ),
+    Mutant(
+        "soft-shutdown-lets-the-session-lapse",
+        "the session ends while a worker waits for its tasks, and they run twice",
+        (Patch("disheap_kombu:SessionEvents._leave_pool", "            hub.keep_alive()\n", ""),),
+        ("tests/kombu/test_kombu_eventloop.py::test_a_session_is_kept_alive_while_celery_sleeps_before_its_end",),
+        simulated=False,
+    ),
 )
