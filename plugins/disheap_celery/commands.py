@@ -12,11 +12,18 @@ from datetime import UTC, datetime
 from typing import Any
 
 import click
+from celery.signals import import_modules
 from kombu.exceptions import OperationalError
+
+from disheap_celery.flower import introduce
 
 LIMIT_MAX = 1000
 ARGUMENTS_SHOWN = 60
 COLUMNS = ("DUE", "PRIORITY", "QUEUE", "TASK", "ID", "STATE", "ARGUMENTS")
+
+
+import_modules.connect(introduce, weak=False, dispatch_uid="disheap")
+"""Flower sends it when it starts. This module is loaded by the same entry point group as Flower's command."""
 
 
 @click.group()

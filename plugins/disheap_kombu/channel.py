@@ -235,10 +235,14 @@ class Channel(ExchangeMethods, base.StdChannel):
         ).messages
         return found
 
+    def topic_info(self, queue: str) -> broker.TopicInfo:
+        """How many messages and consumers a queue has. 404 for an unknown queue."""
+        info: broker.TopicInfo = self._open_connection.query(broker.DescribeTopic(queue))
+        return info
+
     def delayed_total(self, queue: str) -> int:
         """How many messages of a queue wait for their time. 404 for an unknown queue."""
-        total: int = self._open_connection.query(broker.DescribeTopic(queue)).delayed
-        return total
+        return self.topic_info(queue).delayed
 
     @property
     def priority_sign(self) -> int:

@@ -365,7 +365,7 @@ MUTANTS = (
     Mutant(
         "session-lapses-after-the-hubs-end",
         "while a warm shutdown waits for the pool's last task, nothing keeps the session alive",
-        (Patch("disheap_kombu:HubAdapter._on_close", "        self._start_keepalive()\n", ""),),
+        (Patch("disheap_kombu:HubAdapter._on_close", "        self.keep_alive()\n", ""),),
         (LOOP + "test_a_session_is_kept_alive_when_its_hub_has_ended",),
         simulated=False,
     ),
