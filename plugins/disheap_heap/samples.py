@@ -123,7 +123,7 @@ _TRANSACTIONS: list[Command] = [
     Abort("early", 2),
     Prepare("early", 2, 0, [Enqueue("t", NewMessage(b"late"))]),
     *(Prepare(f"far {number}", 1, 9 * number, [Enqueue("t", NewMessage(b"far"))], [1, 2]) for number in range(1, 13)),
-    *(Prepare(f"long {number}", 1, 900_000, [Enqueue("t", NewMessage(b"far"))], [1, 2]) for number in range(8)),
+    *(Prepare(f"long {number}", 1, 900_000, [Enqueue("t", NewMessage(b"far"))], [1, 2]) for number in range(16)),
     Prepare("ends far", 1, 10, [Enqueue("t", NewMessage(b""))], [2, 5]),
 ]
 
@@ -132,7 +132,7 @@ _DECISIONS: list[Command] = [
     Commit("one", 1),
     *(Commit(f"ack {number}", 1) for number in (3, 4)),
     *(Commit(f"far {number}", 1) for number in range(1, 4)),
-    *(Commit(f"long {number}", 1) for number in range(8)),
+    *(Commit(f"long {number}", 1) for number in range(16)),
     *(Abort(f"far {number}", 1) for number in range(3, 7)),
 ]
 
@@ -167,6 +167,19 @@ _SETTLING: list[Command] = [
     Extend([(1, 1), (2, 1), (3, 2)], 250),
 ]
 
+_DEATHS: list[Command] = [
+    CreateTopic("mortal", TopicSettings("max", 3, 50, overflow="drop", delivery_limit=1, dead_letter_topic="dead")),
+    CreateTopic("failing", TopicSettings(delivery_limit=2, dead_letter_exchange="e", dead_letter_key="a.b")),
+    CreateTopic("slow", TopicSettings(retry_delay_ms=20, retry_delay_max_ms=90, delivery_limit=3)),
+    EnqueueMany("mortal", [NewMessage(b"many", number % 3, 0, 0, HEADERS) for number in range(30)]),
+    *(Enqueue(topic, NewMessage(b"dies", 1)) for topic in ("failing", "slow", "mortal")),
+    *(Pop(topic, 1, lease_ms=40) for topic in ("failing", "slow", "mortal", "dead")),
+    *(Nack([(number, 1)], release=True) for number in range(40, 60, 2)),
+    *(Nack([(number, 1)], error="failed") for number in range(41, 60, 2)),
+    Nack([(1, 1)], release=True, discard=True),
+    Cancel(9, give_back=True, release=True),
+]
+
 _VALUES: list[Command] = [
     SetBarrier("gate", message=Publish("", "t", NewMessage(b"all are here", 2)), lifetime_ms=400),
     SetBarrier("gate", 2),
@@ -189,7 +202,7 @@ _VALUES: list[Command] = [
 
 def sample_commands() -> list[bytes]:
     """Valid commands of every kind, encoded."""
-    kinds = (_TOPICS, _MESSAGES, _CONSUMERS, _BATCHES, _TRANSACTIONS, _SETTLING, _DECISIONS, _GROUPS, _VALUES)
+    kinds = (_TOPICS, _MESSAGES, _CONSUMERS, _BATCHES, _TRANSACTIONS, _SETTLING, _DECISIONS, _GROUPS, _VALUES, _DEATHS)
     return [encode(command) for commands in kinds for command in commands]
 
 
