@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
+from typing import Any
 
 from celery import Celery, Task
+
+from kombu import Exchange, Queue
 
 app = Celery("kombu_app", broker=os.environ.get("BROKER", "disheap://"))
 RESULTS = os.environ.get("RESULTS")
@@ -27,6 +31,14 @@ app.conf.update(
     broker_transport_options=json.loads(os.environ.get("TRANSPORT_OPTIONS", "{}")),
 )
 app.conf.update(json.loads(os.environ.get("CONF", "{}")))
+
+
+def poisoned_queue(arguments: dict[str, Any]) -> Queue:
+    return Queue("poisoned", Exchange("poisoned"), routing_key="poisoned", queue_arguments=arguments)
+
+
+if POISONED := os.environ.get("POISONED"):
+    app.conf.task_queues = [poisoned_queue(json.loads(POISONED))]
 
 
 @app.task
@@ -78,6 +90,13 @@ def note_delivery_when_released(self: Task, path: str) -> None:
     note.run(path, str(self.request.delivery_info["redelivered"]))
     while not Path(f"{path}.go").exists():
         time.sleep(0.01)
+
+
+@app.task(bind=True, acks_late=True)
+def kill_worker(self: Task, path: str) -> None:
+    """Append how often it was delivered before, and kill the process that runs it."""
+    note.run(path, str((self.request.headers or {}).get("x-delivery-count")))
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 @app.task

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
 
 import celery
 import pytest
-from kombu_app import app, append_late, append_late_when_released, note_delivery_when_released
+from kombu_app import (
+    app,
+    append_late,
+    append_late_when_released,
+    kill_worker,
+    note_delivery_when_released,
+    poisoned_queue,
+)
 from kombu_cluster import NodeProcess, Worker, wait_until
 
 import disheap.sync
@@ -36,13 +43,14 @@ def run(node, tmp_path):
     """Start workers that end with the test. Each takes five tasks ahead."""
     workers = []
 
-    def start(*options, session_timeout_ms=SESSION_TIMEOUT_MS, **variables):
+    def start(*options, session_timeout_ms=SESSION_TIMEOUT_MS, is_ready=True, **variables):
         url = f"{node.url}?session_timeout_ms={session_timeout_ms}"
         name = f"w{len(workers)}"
         log, prefetch = tmp_path / f"{name}.log", {"PREFETCH": "6"}
         worker = Worker(url, log, "-n", f"{name}@here", *options, **(prefetch | variables))
         workers.append(worker)
-        worker.wait_ready()
+        if is_ready:
+            worker.wait_ready()
         return worker
 
     yield start
@@ -83,6 +91,10 @@ class Tasks:
         with disheap.sync.connect(self._node.url, observer=True) as client:
             stats = client.topic("celery").stats()
         return stats.ready, stats.leased
+
+    def consumers(self) -> int:
+        with disheap.sync.connect(self._node.url, observer=True) as client:
+            return next(info.consumers for info in client.topics() if info.topic == "celery")
 
     def waiting(self) -> list[str]:
         """The names of those that wait, the next one first."""
@@ -182,14 +194,14 @@ def test_a_task_that_outlasts_a_soft_shutdown_goes_back(run, tasks):
 def test_an_idle_worker_takes_no_task_during_a_soft_shutdown(run, tasks):
     worker = run("-c", "1", SOFT_SHUTDOWN_S="3", SOFT_SHUTDOWN_ON_IDLE="1", session_timeout_ms=10_000)
     os.kill(worker.pid, signal.SIGQUIT)
-    wait_until(lambda: "Initiating Soft Shutdown" in worker.log_text(), "it waits")
-    time.sleep(0.5)  # it is on its way to leave the queue
+    wait_until(lambda: tasks.consumers() == 0, "it leaves its queue")
+    assert not worker.ended
     tasks.publish()
     assert tasks.counts() == (6, 0)
     tasks.release()
     run("-c", "1")
     tasks.wait_all_ran()
-    assert tasks.ran() == IN_ORDER and not worker.ended
+    assert tasks.ran() == IN_ORDER
     worker.wait()
 
 
@@ -221,3 +233,37 @@ def test_the_task_of_a_killed_worker_is_redelivered_and_says_so(node, run, tasks
     tasks.release()
     assert other.stop() == 0
     assert tasks.counts() == (0, 0)
+
+
+@pytest.mark.parametrize("variables", [{}, {"SOFT_SHUTDOWN_S": "3"}], ids=["cold", "soft"])
+def test_a_task_that_was_given_back_unbegun_is_not_redelivered(node, run, tasks, variables):
+    worker = run("-c", "1", **variables)
+    with app.connection_for_write(node.url) as connection:
+        append_late_when_released.apply_async((str(tasks.trace), "t0"), connection=connection, priority=9)
+        tasks.wait_begun()
+        note_delivery_when_released.apply_async((str(tasks.trace),), connection=connection)
+    wait_until(lambda: tasks.counts() == (0, 2), "the worker has both")
+    os.kill(worker.pid, signal.SIGQUIT)
+    tasks.release()
+    worker.wait()
+    run("-c", "1")
+    wait_until(lambda: "False" in tasks.ran(), "it is delivered for the first time")
+    assert "True" not in tasks.ran()
+
+
+@pytest.mark.proof
+def test_a_task_that_kills_its_worker_again_and_again_is_dead_lettered(node, run, tasks):
+    with app.connection_for_write(node.url) as connection:
+        channel = connection.default_channel
+        channel.queue_declare("dead", auto_delete=False)
+        arguments = {"x-delivery-limit": 1, "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "dead"}
+        kill_worker.apply_async((str(tasks.trace),), connection=connection, queue=poisoned_queue(arguments))
+        for deliveries in (1, 2):
+            worker = run("-P", "solo", "-Q", "poisoned", is_ready=False, POISONED=json.dumps(arguments))
+            worker.wait()
+            assert tasks.ran() == ["None", "1"][:deliveries], "how often it had been delivered before"
+        wait_until(lambda: channel.topic_info("dead").ready == 1, "it is a dead letter")
+        letter = channel.basic_get("dead", no_ack=True)
+        assert letter.headers["x-death"][0]["reason"] == "delivery_limit"
+        assert letter.headers["task"] == kill_worker.name
+        assert channel.topic_info("poisoned").ready == 0

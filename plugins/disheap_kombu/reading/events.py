@@ -146,7 +146,7 @@ class SessionEvents:
                 self._deliveries.remove_consumer(subscription.number)
                 subscription.channel.remove_consumer(subscription.tag)
                 self._outbox.send(broker.Cancel(subscription.number))
-            self._outbox.send_nacks(self._deliveries.take_strays(), discard=False)
+            self._outbox.send_nacks(self._deliveries.take_strays(), release=True)
             self.flush()
             hub.keep_alive()
 
