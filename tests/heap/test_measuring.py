@@ -128,8 +128,10 @@ def _counted_life(generator: random.Random) -> dict[str, int]:
         "returned": state.returned, "expired": state.expired, "dropped": state.dropped,
     }  # fmt: skip
     assert {name: getattr(rest, name) for name in totals} == totals
-    assert sum(waits(heap).counts) == rest.delivered - rest.redelivered > 0
-    return totals
+    first = sum(waits(heap).counts)
+    assert 0 < first <= rest.delivered - rest.redelivered <= first + rest.released, "a release may come in between"
+    assert sum(rest.dead_lettered.values()) == state.dead_lettered
+    return totals | {"released": rest.released, "exhausted": rest.exhausted, **rest.dead_lettered}
 
 
 def test_what_expires_and_what_a_full_topic_drops_is_counted() -> None:
