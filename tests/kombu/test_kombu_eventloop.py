@@ -234,6 +234,7 @@ def test_a_worker_that_ends_gives_back_what_waits_and_keeps_what_it_does(ending,
     (cancelled,) = driver.commands_of(broker.Cancel)
     assert cancelled == broker.Cancel(1)
     assert sorted(token for command in driver.commands_of(broker.Nack) for token in command.tokens) == [(2, 1), (3, 1)]
+    assert all(command.release for command in driver.commands_of(broker.Nack)), "nobody has begun them"
     assert channel.unacked == 1
     channel.basic_cancel("c")  # as Celery does later
     assert len(driver.commands_of(broker.Cancel)) == 1
