@@ -80,7 +80,7 @@ class Connection(SessionEvents):
         self._has_sent_transient = False  # since the last query
         self._window = window
         if window is not None:
-            window.attach(client, self._lock)
+            window.attach(self._lock)
         forked.watch(self)
 
     # --- channels ---
@@ -218,7 +218,7 @@ class Connection(SessionEvents):
                 declared_in = self._session if self._declarations.expects_route(command) else 0
                 limit_s = self._limit_s(timeout_s)
                 limit_s = self.driver.url.timeout_s if limit_s is None else limit_s
-                window.publish(self._namespace.inward(command), sent, declared_in, limit_s)
+                window.publish(self.driver, self._namespace.inward(command), sent, declared_in, limit_s)
                 self._start_keepalive()
         except DisheapError as error:
             raise translated(error) from error

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
 import warnings
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -247,6 +249,38 @@ def test_a_process_of_celerys_pool_confirms_before_it_ends(driver):
     said = dict(signals.worker_process_shutdown.send(sender=None, pid=1, exitcode=0))
     assert isinstance(said[windows.flush_at_exit], EarlierPublishesFailed) and not driver.unanswered
     channel.connection.close()
+
+
+@pytest.mark.parametrize("end", ["close", "collect"])
+def test_a_connection_that_has_ended_is_freed_with_its_window(end):
+    class Owner(SimpleNamespace):
+        __hash__ = object.__hash__
+
+    owner, driver = Owner(), FakeDriver()
+    window, freed = windows.window_of(owner, 3), weakref.ref(owner)
+    channel = Connection(driver, owner, window=window).channel()
+    publish(channel)
+    driver.answer_sent(OK)
+    getattr(channel.connection, end)()
+    del owner, driver, window, channel
+    gc.collect()
+    assert freed() is None
+
+
+def test_a_failure_outlives_the_connection_that_nobody_refers_to():
+    class Owner(SimpleNamespace):
+        __hash__ = object.__hash__
+
+    owner, driver = Owner(), FakeDriver()
+    channel, freed = Connection(driver, owner, window=windows.window_of(owner, 3)).channel(), weakref.ref(owner)
+    publish(channel)
+    driver.answer_sent(TopicFull("full"))
+    del owner, driver, channel
+    gc.collect()
+    with pytest.raises(EarlierPublishesFailed, match="full"):
+        flush_publishes()
+    gc.collect()
+    assert freed() is None
 
 
 def test_in_the_child_of_a_fork_nothing_is_under_way(channel, connection, driver):

@@ -9,8 +9,9 @@ A publish that fails has returned before. So its error is raised by whatever com
 end of the connection, or the end of the process. That publish is not sent. The error names the messages that failed.
 
 Owns what is under way and what has failed. One window belongs to one kombu connection, and outlives the sessions of
-that connection. Takes no lock of its own: it uses that of the `Connection` to which it is attached. Refuses to know
-channels and event loops.
+that connection. It refers to the driver, and by that to the connection, only while it has something to report. So a
+connection that owes nothing can be freed. Takes no lock of its own: it uses that of the `Connection` to which it is
+attached. Refuses to know channels and event loops.
 """
 
 from __future__ import annotations
@@ -78,25 +79,25 @@ class Window:
         """How many messages wait for their confirmation."""
         return len(self._under_way)
 
-    def attach(self, driver: BlockingClient, lock: Any) -> None:
-        """From now on messages go through `driver`. `lock` protects it."""
-        self._driver, self._lock = driver, lock
+    def attach(self, lock: Any) -> None:
+        """From now on `lock` protects the window, and the driver of each publish."""
+        self._lock = lock
 
     # --- with the lock held ---
 
     def publish(
         self,
+        driver: BlockingClient,
         command: broker.Publish,
         sent: tuple[Any, str, str],
         declared_in: int,
         timeout_s: float,
     ) -> None:
-        """Sends a message, and waits at most `timeout_s` seconds while the window is full. `sent` is the message, its
-        exchange and its routing key in the application's words. `declared_in` is the session in which its queue was
-        declared, 0 if it was not. Raises `EarlierPublishesFailed`, or kombu's errors; then it was not sent."""
+        """Sends a message by `driver`, and waits at most `timeout_s` seconds while the window is full. `sent` is the
+        message, its exchange and its routing key in the application's words. `declared_in` is the session in which its
+        queue was declared, 0 if it was not. Raises `EarlierPublishesFailed`, or kombu's errors; then it was not sent."""
         self.raise_failed()
-        driver, size = self._driver, len(command.message.payload)
-        assert driver is not None, "the window is attached"
+        size = len(command.message.payload)
         if self._is_full(size):
             self._wait_room(driver, size, timeout_s)
             self.raise_failed()
@@ -105,11 +106,13 @@ class Window:
         entry.size, entry.declared_in = size, declared_in
         self._under_way[entry.number] = entry
         self._bytes += size
+        self._driver = driver
         try:
             driver.send(command, on_reply=entry)
         except DisheapError as error:
             del self._under_way[entry.number]
             self._bytes -= size
+            self._release()
             raise translated(error) from error
         driver.flush()
 
@@ -120,11 +123,13 @@ class Window:
         error = self._error(entry, result)
         if error is not None:
             self._failed.append(FailedPublish(entry.message, entry.exchange, entry.routing_key, error))
+        self._release()
 
     def raise_failed(self) -> None:
         """Raises `EarlierPublishesFailed` once for all messages that have failed since the last time."""
         if self._failed:
             failed, self._failed = self._failed, []
+            self._release()
             raise EarlierPublishesFailed(failed)
 
     def lose(self, why: str = LEFT) -> None:
@@ -138,6 +143,12 @@ class Window:
         """In the child of a fork: what is under way is the parent's."""
         self._lock, self._driver = RLock(), None
         self._under_way, self._bytes, self._failed = {}, 0, []
+
+    def _release(self) -> None:
+        """Forgets the driver if nothing is owed. The driver refers to the kombu connection, for which `_windows` keeps
+        this window: with both references, neither would ever be freed."""
+        if not self._under_way and not self._failed:
+            self._driver = None
 
     # --- from any thread ---
 
