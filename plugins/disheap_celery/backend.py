@@ -18,7 +18,7 @@ from celery import signals, states
 from celery.backends.asynchronous import AsyncBackendMixin
 from celery.backends.base import BaseKeyValueStoreBackend
 from celery.result import GroupResult, ResultSet
-from celery.utils.functional import _regen
+from celery.utils.functional import regen
 
 from disheap.client.core import url as urls
 from disheap.protocol import broker
@@ -29,6 +29,8 @@ from disheap_celery.failures import CONNECTION_ERRORS, ResultTooLarge
 CHORD_EXPIRES_S = 86_400
 """Without `result_chord_expires`, a chord is forgotten a day after its last change, or later, if results are kept
 longer. The result of a member is kept as long: the others may take longer than `result_expires`."""
+GENERATED: type = type(regen(iter(())))
+"""The members of a chord whose header is a generator. It is read while its tasks are sent, and not before."""
 TRACEBACK_CHARACTERS = 4_000
 """What is kept of the traceback of a failure that is too large to be stored as a whole."""
 
@@ -253,7 +255,7 @@ class DisheapBackend(BaseKeyValueStoreBackend, AsyncBackendMixin):  # type: igno
         Celery's own task looks again and again whether the members have ended."""
         self.ensure_chords_allowed()
         group_id, members = header_result_args[:2]
-        is_generator = isinstance(members, _regen)  # which is read while its tasks are sent, and not before
+        is_generator = isinstance(members, GENERATED)
         if not is_generator and any(isinstance(one, GroupResult) for one in members):
             # The body gets the results in the shape of the header.
             self.app.GroupResult(*header_result_args).save(backend=self)

@@ -41,6 +41,12 @@ def test_an_exchange_is_created_listed_with_its_bindings_and_removed(ask: Ask, t
     assert ask("topic", "info", topic).code == 0
 
 
+def test_the_exchange_without_a_name_is_not_removed(ask: Ask, topic: str, exchange: str) -> None:
+    ask("binding", "add", exchange, topic)
+    ended = ask("exchange", "rm", "")
+    assert ended.code == 2 and "an exchange's name has 1 to 255 characters" in ended.err
+
+
 def test_an_exchange_of_another_kind_is_a_mismatch(ask: Ask, exchange: str) -> None:
     ended = ask("exchange", "create", exchange, "--kind", "direct", "--json")
     assert (ended.code, json.loads(ended.err)["error"]) == (5, "exchange-mismatch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from types import SimpleNamespace
 from typing import Any
 
@@ -99,6 +100,26 @@ def test_the_index_finds_what_the_definition_finds(
     for encoded, number in there:
         index.remove("", topics[number], encoded)
     assert index.nodes == 0
+
+
+class Match(enum.StrEnum):
+    ANY = "any"
+
+
+def test_a_match_of_another_type_than_text_is_refused() -> None:
+    """msgpack has no form for a subclass of `str`."""
+    with pytest.raises(InvalidArgument, match="x-match is one of"):
+        encode_arguments({"a": 1, "x-match": Match.ANY})
+
+
+def test_unreadable_headers_take_no_steps_of_the_message_before() -> None:
+    index: ConditionIndex[Any] = ConditionIndex()
+    for number in range(50):
+        index.add("", topic(number), number, encode_arguments({"a": 1}))
+    index.find("", PLENTY, encode_headers({"a": 1}))
+    with pytest.raises(InvalidHeaders):
+        index.find("", PLENTY, b"\xc1")
+    assert index.steps == 0
 
 
 @given(changes=changes, offered=headers)

@@ -120,6 +120,13 @@ def test_arguments_for_another_exchange_are_warned_of(channel, driver):
         channel.queue_unbind("q", "d", "k", arguments={"type": "pdf"})
 
 
+def test_a_binding_to_an_exchange_that_is_not_there_does_not_warn(channel, driver):
+    driver.answers[broker.ListExchanges] = driver.answers[broker.Bind] = ExchangeNotFound("h")
+    with warnings.catch_warnings(), pytest.raises(NotFound):
+        warnings.simplefilter("error")
+        channel.queue_bind("q", "h", "", arguments={"type": "pdf"})
+
+
 def test_the_names_of_alternates_come_out_of_a_virtual_host():
     reply = broker.ExchangeInfos([("shop/h", "headers")], [], 1, {"shop/h": "shop/rest"})
     assert Namespace("shop").outward(reply).alternates == {"h": "rest"}

@@ -90,6 +90,7 @@ class ConditionIndex(Generic[T]):
     def find(self, key: str, max_steps: int, headers: bytes = b"") -> tuple[T, ...]:
         """The topics whose binding matches the headers, in the order of their oldest binding. Raises `TooManySteps`,
         and `InvalidHeaders` for bytes that are none."""
+        self.steps = 0
         offered = [(name, *kinds_of(value)) for name, value in sorted(decode_headers(headers).items())]
         self.steps = len(offered)
         found: list[Found[T]] = []

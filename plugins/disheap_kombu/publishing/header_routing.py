@@ -47,8 +47,9 @@ class ExchangeKinds:
         self._known.pop(exchange, None)
 
     def is_by_headers(self, exchange: str) -> bool:
-        """Whether the exchange routes by headers, not counting its alternates."""
-        return self._find(exchange)[0] == "headers"
+        """Whether the exchange routes by headers, not counting its alternates. True as well if it is not there: then
+        the broker refuses what follows."""
+        return self._find(exchange)[0] in ("headers", "")
 
     def routing_headers(self, exchange: str, headers: Mapping[str, Any]) -> bytes:
         """The encoded headers by which the exchange, or one of its alternates, routes. No bytes if none of them looks

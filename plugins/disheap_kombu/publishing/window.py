@@ -95,7 +95,8 @@ class Window:
     ) -> None:
         """Sends a message by `driver`, and waits at most `timeout_s` seconds while the window is full. `sent` is the
         message, its exchange and its routing key in the application's words. `declared_in` is the session in which its
-        queue was declared, 0 if it was not. Raises `EarlierPublishesFailed`, or kombu's errors; then it was not sent."""
+        queue was declared, 0 if it was not. If it raises `EarlierPublishesFailed` or kombu's errors, the message was
+        not sent."""
         self.raise_failed()
         size = len(command.message.payload)
         if self._is_full(size):

@@ -1,4 +1,4 @@
-"""`disheap demo`: the main job, watched. Owns the command and the table; what happens is in `demo_run`."""
+"""`disheap demo`: the main job, watched. Owns the command and the table; what happens is in `run`."""
 
 from __future__ import annotations
 

@@ -18,15 +18,15 @@ def exchange() -> None:
     """Create, list and remove exchanges, which route messages into topics."""
 
 
-def new_exchange(words: str) -> str:
-    """Use it as `type=new_exchange`."""
+def exchange_name(words: str) -> str:
+    """The name of an exchange, which is not empty. Use it as `type=exchange_name`."""
     if not 1 <= len(text(words)) <= NAME_CHARACTERS:
         raise click.BadParameter(f"an exchange's name has 1 to {NAME_CHARACTERS} characters, not {len(words)}.")
     return words
 
 
 @exchange.command()
-@click.argument("name", type=new_exchange)
+@click.argument("name", type=exchange_name)
 @click.option("--kind", type=click.Choice(EXCHANGE_KINDS), default="direct", show_default=True, help="How it matches.")
 @click.option("--auto-delete", is_flag=True, help="Delete it when its last binding is gone.")
 @click.option("--alternate", type=text, default="", metavar="NAME", help="Where messages go that match no binding.")
@@ -65,7 +65,7 @@ def ls(invocation: Invocation, /) -> None:
 
 
 @exchange.command()
-@click.argument("name", type=text)
+@click.argument("name", type=exchange_name)
 @click.option("--if-unused", is_flag=True, help="Refuse when it has bindings.")
 @client_options
 @pass_invocation

@@ -70,7 +70,7 @@ def decode_arguments(encoded: bytes) -> dict[str, HeaderValue | None]:
 
 def _check(name: str, value: HeaderValue | None) -> None:
     if name == X_MATCH:
-        if value not in MATCHES:
+        if type(value) is not str or value not in MATCHES:
             raise InvalidArgument(f"{X_MATCH} is one of {', '.join(MATCHES)}, not {value!r}")
         return
     try:
