@@ -271,6 +271,17 @@ async def test_a_transient_message_passes_without_the_log(cluster: Cluster, clie
         assert (await anext(listening)).payload == b"last", "nothing came twice"
 
 
+async def test_a_message_of_the_log_does_not_overtake_a_transient_one(cluster: Cluster, client: Client) -> None:
+    await client.create_exchange("e", kind="fanout")
+    await client.create_topic("ears", exclusive=True)
+    await client.bind("e", "ears")
+    async with client.topic("ears").consume(no_ack=True) as listening:
+        for number in range(3):
+            client.driver.send_transient(broker.Publish("e", "", broker.NewMessage(b"%d" % number)))
+        await client.publish("e", "", b"last")
+        assert [(await anext(listening)).payload for _ in range(4)] == [b"0", b"1", b"2", b"last"]
+
+
 async def test_a_client_that_leaves_a_node_says_so_over_tcp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written just before a connection ends must not be dropped with it."""
     lost: list[bool] = []

@@ -43,13 +43,22 @@ class Client:
     def __init__(self) -> None:
         self.closed = False
         self.unsent_now = 0
+        self.queue: list[bytes] = []
+        self.gathered: list[bytes] = []
         self.writes: list[list[bytes]] = []
 
     def unsent(self) -> int:
         return self.unsent_now
 
-    def send_gathered(self, pushes: list[bytes]) -> None:
-        self.writes.append([frames.open_numbered(frame)[1] for frame in pushes])
+    def send_unasked(self, push: bytes) -> None:
+        self.queue.append(push)
+        if not self.closed:
+            self.flush()
+
+    def flush(self) -> None:
+        self.writes.append([frames.open_numbered(frame)[1] for frame in (*self.gathered, *self.queue)])
+        self.gathered.clear()
+        self.queue.clear()
 
 
 @pytest.fixture
@@ -95,6 +104,13 @@ def test_many_or_large_pushes_do_not_wait(relay: Relay, clients: dict[int, Clien
     assert clients[1].writes == [[b"a"], [b"b", large]]
     relay.send(7, [(2, b"x")] * (1 + GATHERED_MAX))
     assert [len(write) for write in clients[2].writes] == [1, GATHERED_MAX]
+
+
+def test_a_push_behind_frames_of_the_log_does_not_wait(relay: Relay, clients: dict[int, Client]) -> None:
+    relay.send(7, [(1, b"a"), (1, b"b")])
+    clients[1].queue.append(frames.push(8, b"of the log"))
+    relay.send(8, [(1, b"c")])
+    assert clients[1].writes == [[b"a"], [b"b", b"of the log", b"c"]]
 
 
 def test_a_client_that_is_gone_or_reads_too_slowly_loses_pushes(relay: Relay, clients: dict[int, Client]) -> None:

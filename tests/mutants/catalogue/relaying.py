@@ -59,6 +59,13 @@ MUTANTS: tuple[Mutant, ...] = (
         simulated=False,
     ),
     Mutant(
+        "overtaken-by-the-log",
+        "a transient message waits for others, and a later one that went through the log comes before it",
+        (Patch("disheap:ClientConnection.flush", "queue[:0] = self.gathered", "queue += self.gathered"),),
+        ("tests/client/test_real_nodes.py::test_a_message_of_the_log_does_not_overtake_a_transient_one",),
+        simulated=False,
+    ),
+    Mutant(
         "relayed-and-logged",
         "a transient message that was passed on goes into the log as well, and comes twice",
         (

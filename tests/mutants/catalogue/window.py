@@ -24,6 +24,13 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
+        "window-keeps-its-connection",
+        "a kombu connection that published in a window is never freed, and a program that opens many grows",
+        (Patch("disheap_kombu:Window._release", "            self._driver = None\n", "            pass\n"),),
+        (WINDOW + "test_a_connection_that_has_ended_is_freed_with_its_window",),
+        simulated=False,
+    ),
+    Mutant(
         "window-hides-a-refusal",
         "a message in the window is refused, and nobody hears of it",
         (

@@ -123,6 +123,7 @@ class ClientConnection:
         self.attachment = 0
         self.asked: list[int] = []
         self.queue: list[bytes] = []
+        self.gathered: list[bytes] = []  # pushes of `Relay`, older than what is queued
         self.heard = 0.0
         self.paused_by_log = False  # not read from: too much waits for the log
         self.paused_by_peer = False  # not read from: it does not read what it is sent
@@ -381,8 +382,11 @@ class ClientConnection:
             self._watch()
 
     def flush(self) -> None:
-        """Write the queued frames with one call, and clear the queue. Drops them on a closed connection."""
+        """Write the gathered and the queued frames with one call, and clear both. Drops them on a closed connection."""
         queue = self.queue
+        if self.gathered:
+            queue[:0] = self.gathered
+            self.gathered.clear()
         data = queue[0] if len(queue) == 1 else b"".join(queue)
         queue.clear()
         if self.closed:
@@ -410,12 +414,6 @@ class ClientConnection:
         """Send a frame that nobody has asked for, behind the frames queued before."""
         if not self.closed:
             self.queue.append(frame)
-            self.flush()
-
-    def send_gathered(self, pushes: list[bytes]) -> None:
-        """Send frames with one write, behind those queued before. Drops them on a closed connection."""
-        if not self.closed:
-            self.queue += pushes
             self.flush()
 
     def unsent(self) -> int:

@@ -1,8 +1,9 @@
 """Pushes that a leader sends without the log: what the machine relays of transient commands (`Relaying`).
 
-Owns the pushes that wait for a short time, so that a stream of them to one client takes few writes. The first push
-after a pause is sent at once. A client that does not read fast enough loses pushes, and nobody waits for it. Nothing is
-kept for a session without a connection.
+Decides which pushes wait for a short time, so that a stream of them to one client takes few writes. The first push
+after a pause is sent at once. Those that wait are kept at the connection. They leave with the next frame for the
+client and before it, so a message from the log does not overtake them. A client that does not read fast enough loses
+pushes, and nobody waits for it. Nothing is kept for a session without a connection.
 """
 
 from __future__ import annotations
@@ -33,50 +34,51 @@ class Relay:
         self.dropped = 0
         self._loop = loop
         self._attached = attached
-        self._gathered: dict[ClientConnection, list[bytes]] = {}
+        self._waiting: dict[ClientConnection, None] = {}  # something was gathered for them in this period
         self._served: dict[ClientConnection, None] = {}  # they were sent something in this period
         self._timer: asyncio.TimerHandle | None = None
 
     def send(self, index: int, pushes: Effects) -> None:
         """Sends each push to its session's connection, now or within `GATHER_S`. Drops it if there is none, or if too
         much is unsent there. `index` is that of the state that the pushes were made from."""
-        attached, gathered = self._attached, self._gathered
         for session, body in pushes:
-            connection = attached.get(session)
+            connection = self._attached.get(session)
             if connection is None:
                 self.dropped += 1
                 continue
-            waiting = gathered.get(connection)
-            if waiting is None:
-                if connection.closed or connection.unsent() > UNSENT_BYTES_MAX:
-                    self.dropped += 1
-                    continue
-                waiting = gathered[connection] = []
-            waiting.append(frames.push(index, body))
+            gathered = connection.gathered
+            if not gathered and (connection.closed or connection.unsent() > UNSENT_BYTES_MAX):
+                self.dropped += 1
+                continue
             self.sent += 1
-            if len(body) > LARGE_BYTES or len(waiting) >= GATHERED_MAX or connection not in self._served:
-                self._write(connection)
+            push, is_pause = frames.push(index, body), connection not in self._served
+            if is_pause or connection.queue or len(body) > LARGE_BYTES or len(gathered) + 1 >= GATHERED_MAX:
+                connection.send_unasked(push)
+                self._served[connection] = None
+            else:
+                gathered.append(push)
+                self._waiting[connection] = None
         if self._timer is None and self._served:
             self._timer = self._loop.call_later(GATHER_S, self._end_period)
 
     def clear(self) -> None:
         """Forgets what waits: this node leads no more, or stops."""
-        self._gathered.clear()
+        for connection in self._waiting:
+            connection.gathered.clear()
+        self._waiting.clear()
         self._served.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _write(self, connection: ClientConnection) -> None:
-        connection.send_gathered(self._gathered.pop(connection))
-        self._served[connection] = None
-
     def _end_period(self) -> None:
         """Sends what has waited. The connections that got nothing in this period are sent the next push at once."""
         self._timer = None
-        waiting = list(self._gathered)
+        waiting = [connection for connection in self._waiting if connection.gathered]
+        self._waiting.clear()
         self._served.clear()
         for connection in waiting:
-            self._write(connection)
+            connection.flush()
+            self._served[connection] = None
         if waiting:
             self._timer = self._loop.call_later(GATHER_S, self._end_period)
