@@ -21,9 +21,9 @@ takes one byte."""
 
 
 def relay(state: State, time_ms: int, command: Publish) -> list[tuple[int, bytes]] | None:
-    """The pushes of a message of which every topic would be rid at once: its only consumer takes it without a lease. A
-    topic whose consumer has no connection now is left out. None if the message has to wait somewhere: for its time, for
-    a consumer, behind others. None as well if the command would be refused."""
+    """The pushes of a message of which every topic would be rid at once: its only consumer takes it without a lease.
+    For a consumer without a connection there is a push, too, and the leader drops it. None if the message has to wait
+    somewhere: for its time, for a consumer, behind others. None as well if the command would be refused."""
     message = command.message
     if message.delay_ms:
         return None
@@ -41,9 +41,7 @@ def relay(state: State, time_ms: int, command: Publish) -> list[tuple[int, bytes
         if consumer is None:
             return None
         session = consumer.session
-        if not session.attached:
-            continue
-        if topic.ready.chunks or not consumer.can_receive():
+        if session.attached and (topic.ready.chunks or not consumer.can_receive()):
             return None
         priority = topic.rank_of(message.priority) * topic.sign if topic.clamps else message.priority
         if priority not in made:
