@@ -101,6 +101,14 @@ class Crowd:
                         worker.look()
                 self._wait(selector, 0.02)
 
+    def hear_all(self, timeout_s: float = 20.0) -> None:
+        """Waits until each worker has heard whatever was sent. Raises `AssertionError` after `timeout_s`."""
+        until = time.monotonic() + timeout_s
+        with selectors.DefaultSelector() as selector:
+            while (heard := {sum(worker.heard.values()) for worker in self.workers}) != {self.sent}:
+                assert time.monotonic() < until, f"{self.sent} heartbeats were sent, and the workers heard {heard}"
+                self._wait(selector, 0.02)
+
     def _wait(self, selector: selectors.BaseSelector, seconds: float) -> None:
         """Serves those that have something to read. A client may have got another socket meanwhile."""
         known = {key.fd: key.data for key in selector.get_map().values()}

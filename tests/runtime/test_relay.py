@@ -50,6 +50,12 @@ class Client:
     def unsent(self) -> int:
         return self.unsent_now
 
+    def gather(self, push: bytes) -> None:
+        self.gathered.append(push)
+
+    def drop_gathered(self) -> None:
+        self.gathered.clear()
+
     def send_unasked(self, push: bytes) -> None:
         self.queue.append(push)
         if not self.closed:

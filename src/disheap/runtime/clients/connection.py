@@ -416,6 +416,14 @@ class ClientConnection:
             self.queue.append(frame)
             self.flush()
 
+    def gather(self, push: bytes) -> None:
+        """Keep a push until the next `flush`. It is sent before the frames that are queued until then."""
+        self.gathered.append(push)
+
+    def drop_gathered(self) -> None:
+        """Send nothing of what was gathered."""
+        self.gathered.clear()
+
     def unsent(self) -> int:
         """How many bytes wait for the client to read."""
         return self._connection.buffered()

@@ -56,7 +56,7 @@ class Relay:
                 connection.send_unasked(push)
                 self._served[connection] = None
             else:
-                gathered.append(push)
+                connection.gather(push)
                 self._waiting[connection] = None
         if self._timer is None and self._served:
             self._timer = self._loop.call_later(GATHER_S, self._end_period)
@@ -64,7 +64,7 @@ class Relay:
     def clear(self) -> None:
         """Forgets what waits: this node leads no more, or stops."""
         for connection in self._waiting:
-            connection.gathered.clear()
+            connection.drop_gathered()
         self._waiting.clear()
         self._served.clear()
         if self._timer is not None:
