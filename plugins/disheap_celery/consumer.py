@@ -12,6 +12,7 @@ Several threads may wait. One of them waits for the socket, and the others wait 
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any
 
@@ -35,6 +36,11 @@ IDLE_WAIT_S = 1.0
 """The longest time in one call, if the caller names none."""
 
 
+LOOKS_AT_LEAST = 4
+"""A session has to be missing at so many looks before it counts as out of reach. So one look after a long pause, in
+which the session lapsed, is no reason."""
+
+
 class ResultConsumer(BaseResultConsumer):  # type: ignore[misc]
     """The results that one backend object waits for, over a connection of its own, which the first wait opens."""
 
@@ -54,7 +60,8 @@ class ResultConsumer(BaseResultConsumer):  # type: ignore[misc]
         self._must_watch_again = False
         self._arrived: list[broker.ValueSet] = []
         self._failed: RequestError | None = None
-        self._unready_since: float | None = None
+        self._unready_s = 0.0  # while somebody waited
+        self._looked_at = math.inf
         forked.watch(self)
 
     def abort_in_child(self) -> None:
@@ -153,15 +160,15 @@ class ResultConsumer(BaseResultConsumer):  # type: ignore[misc]
         return bool(self._arrived)
 
     def _check_ready(self, client: BlockingClient) -> None:
-        now = client.clock()
-        if client.ready:
-            self._unready_since = None
-        elif self._unready_since is None:
-            self._unready_since = now
-        elif now - self._unready_since > self._url.timeout_s:
-            self._unready_since = None
+        """Raises `BackendUnreachable` after too long without a session. Only time in which somebody waits counts."""
+        now, limit_s = client.clock(), self._url.timeout_s
+        waited_s = max(0.0, min(now - self._looked_at, limit_s / LOOKS_AT_LEAST))
+        self._looked_at = now
+        self._unready_s = 0.0 if client.ready else self._unready_s + waited_s
+        if self._unready_s > limit_s:
+            self._unready_s = 0.0
             raise BackendUnreachable(
-                f"the result backend: no node took a session within {self._url.timeout_s:g} s; the result may be there"
+                f"the result backend: no node took a session within {limit_s:g} s; the result may be there"
             )
 
     def _send_watches(self, client: BlockingClient) -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from datetime import timedelta
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 from celery import Celery, signals, states
@@ -337,6 +338,26 @@ def test_a_broker_that_is_away_is_an_error_that_may_be_tried_again(task_id):
     assert not app.backend.exception_safe_to_retry(ValueError())
     with pytest.raises(BackendUnreachable, match="no node took a session"):
         app.AsyncResult(task_id).get(timeout=10)
+
+
+def test_time_in_which_nobody_waits_is_not_time_without_a_broker(backend):
+    """One wait ended while the connection was new. At the next one, a minute later, the session has lapsed."""
+    looks = []
+    client = SimpleNamespace(ready=False, clock=lambda: looks[-1])
+
+    def look(now):
+        looks.append(now)
+        backend.result_consumer._check_ready(client)
+
+    for now in (0.0, 60.0, 120.0):
+        look(now)
+    client.ready = True
+    look(120.0)
+    client.ready = False
+    with pytest.raises(BackendUnreachable, match="no node took a session within 30 s"):
+        for second in range(121, 200):
+            look(float(second))
+    assert looks[-1] == 151.0
 
 
 # --- chords ---
