@@ -1,5 +1,5 @@
 """`disheap bench`: how fast it is here. Owns the command, the cluster to measure and the topics; the workloads are in
-`bench_native` and `bench_kombu`, the arithmetic in `bench_figures`.
+`native` and `with_kombu`, the depths of `--backlog` in `backlog`, the arithmetic in `figures`.
 
 The client is this process, and has the machine's cores in common with the nodes.
 """
@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
@@ -26,7 +27,9 @@ from disheap.cli.terminal.output import emit_json
 from disheap.errors import ConfigError
 
 if TYPE_CHECKING:
+    from disheap.cli.bench.backlog import Depth, Recovery
     from disheap.cli.bench.figures import Meter, Result
+    from disheap.cli.processes.local_cluster import LocalCluster
     from disheap.client.api.asynchronous import Client
 
 PAYLOAD_BYTES = 256
@@ -41,6 +44,7 @@ FILL_BYTES = 256 << 20
 """Put there before, at most: what is stored is in the memory of every node."""
 WINDOW_MAX = 8192  # a session's, by default
 SECONDS_MAX = 3600.0
+BACKLOG_MAX = 100_000_000
 FILL_PER_SECOND = {"pop": 70_000, "kombu-consume": 25_000}
 """Messages put there before, for each second and for one node: above the fastest that was seen, for two cores. More
 nodes share the cores, so they need no more. A run that empties the topic earlier is measured up to there."""
@@ -101,22 +105,54 @@ Workload = Callable[[Run, str], "tuple[Meter, int]"]
     metavar="N",
     help="Measured, for each workload, after a warm-up.",
 )
+@click.option(
+    "--backlog",
+    type=click.IntRange(1, BACKLOG_MAX),
+    metavar="COUNT",
+    help="Measure while more and more messages wait in the topic, up to COUNT.",
+)
+@click.option(
+    "--chart",
+    type=click.Path(dir_okay=False, writable=True, path_type=Path),
+    metavar="FILE",
+    help="Draw latency and rates against the backlog, as .svg, .png or .pdf.",
+)
 @url_option("A cluster that runs, disheap://HOST,HOST. Without it: nodes of its own.")
 @pass_invocation
-def bench(invocation: Invocation, /, workload: str, nodes: str, payload: int, window: int, seconds: float) -> None:
+def bench(
+    invocation: Invocation,
+    /,
+    workload: str,
+    nodes: str,
+    payload: int,
+    window: int,
+    seconds: float,
+    backlog: int | None,
+    chart: Path | None,
+) -> None:
     """Measure throughput and latency.
 
     On nodes of its own, on loopback, storage `file`, every commit fsynced on a majority. With --url on a cluster that
     runs, in topics of its own that are deleted afterwards. Say --url: DISHEAP_URL alone loads no cluster.
 
+    With --backlog it measures enqueues and pops at several depths of one topic. Nodes of its own are then killed and
+    started again, and one more joins.
+
     Example: disheap bench --workload enqueue --nodes 3 --json
     """
+    if backlog is None and chart is not None:
+        raise ConfigError("--chart draws what --backlog measures; add --backlog COUNT, such as 1000000")
+    if backlog is not None and workload != "all":
+        raise ConfigError("--backlog measures enqueues and pops in one run; leave out --workload")
     names = _installed(list(WORKLOADS)) if workload == "all" else [workload]
     if workload != "all" and not _installed(names):
         raise ConfigError(f"workload {workload} needs kombu, which is not installed; install it: pip install kombu")
-    with _cluster(invocation.url, int(nodes)) as (broker_url, count):
+    with _cluster(invocation.url, int(nodes)) as (broker_url, count, cluster):
         run = Run(broker_url, os.urandom(payload), min(window, max(1, UNANSWERED_BYTES // max(1, payload))), seconds)
         _check_payload(run)
+        if backlog is not None:
+            grow(run, cluster, count, backlog, chart, is_json=invocation.json)
+            return
         if not invocation.json:
             click.echo(_heading(run, count))
         for name in names:
@@ -138,17 +174,11 @@ def _installed(names: list[str]) -> list[str]:
 
 
 def measure(name: str, run: Run, nodes: int) -> Result:
-    """One workload, from its warm-up on. The collector is off meanwhile: its pauses would be the client's own."""
+    """One workload, from its warm-up on."""
     from disheap.cli.bench.figures import Result
 
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    try:
-        with _topic(run) as topic:
-            meter, window = WORKLOADS[name](run, topic)
-    finally:
-        gc.enable()
+    with _unpaused(), _topic(run) as topic:
+        meter, window = WORKLOADS[name](run, topic)
     return Result(
         workload=name,
         nodes=nodes,
@@ -159,6 +189,57 @@ def measure(name: str, run: Run, nodes: int) -> Result:
         uvloop=_version("uvloop"),
         **meter.figures(),  # type: ignore[arg-type]
     )
+
+
+def grow(
+    run: Run, cluster: LocalCluster | None, nodes: int, backlog: int, chart: Path | None, *, is_json: bool
+) -> None:
+    """Prints one line for each depth up to `backlog`, and one for restart and join if the nodes are our own."""
+    from disheap.cli.bench import backlog as growing
+
+    draw = chart_of(chart) if chart is not None else None
+    if not is_json:
+        click.echo(_backlog_heading(run, nodes))
+    found: list[Depth] = []
+    with _topic(run) as topic, _unpaused():
+
+        async def go(client: Client) -> None:
+            topic_grows = growing.Backlog(run.url, topic, run.payload, run.seconds, run.window, nodes)
+            for depth in growing.depths(backlog):
+                found.append(await topic_grows.measure(client, depth))
+                _print(found[-1], _depth_line(found[-1]), is_json=is_json)
+
+        _with_client(run, go)
+        if cluster is not None:
+            restart_s = growing.restart(cluster, topic, backlog)
+            join_s, latencies_ns = _with_client(run, lambda client: growing.join(cluster, client, topic, run.payload))
+            recovered = growing.recovered(nodes, backlog, restart_s, join_s, latencies_ns)
+            _print(recovered, _recovery_lines(recovered), is_json=is_json)
+    if draw is not None:
+        draw(found)
+
+
+def chart_of(file: Path) -> Callable[[list[Depth]], None]:
+    """What draws into that file. Raises `ConfigError` if nothing can, before anything is measured."""
+    if file.suffix not in (".svg", ".png", ".pdf"):
+        raise ConfigError(f"--chart {file} is no picture that can be drawn; call it FILE.svg, FILE.png or FILE.pdf")
+    if not _version("matplotlib"):
+        raise ConfigError("--chart needs matplotlib, which is not installed; install it: pip install matplotlib")
+    from disheap.cli.bench.chart import draw
+
+    return lambda found: draw(found, file)
+
+
+@contextmanager
+def _unpaused() -> Iterator[None]:
+    """Without the collector: its pauses would be the client's own."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 # --- the workloads ---------------------------------------------------------------------------------------------------
@@ -232,8 +313,8 @@ def _with_client(run: Run, go: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
 
 
 @contextmanager
-def _cluster(url: str | None, nodes: int) -> Iterator[tuple[str, int]]:
-    """(URL, number of nodes): the one that was given, or one of our own."""
+def _cluster(url: str | None, nodes: int) -> Iterator[tuple[str, int, LocalCluster | None]]:
+    """URL, number of nodes, and the cluster if it is one of our own. None for the one that was given."""
     import disheap.sync
     from disheap.cli.processes.local_cluster import local_cluster
 
@@ -241,10 +322,10 @@ def _cluster(url: str | None, nodes: int) -> Iterator[tuple[str, int]]:
         with disheap.sync.connect(url, observer=True) as client:
             check_machine(client)
             count = len(client.status()["members"])
-        yield url, count
+        yield url, count, None
         return
     with local_cluster(nodes, prefix="disheap-bench-") as cluster:
-        yield cluster.url, nodes
+        yield cluster.url, nodes, cluster
 
 
 def _check_payload(run: Run) -> None:
@@ -281,11 +362,44 @@ def _version(package: str) -> str:
 # --- for people ------------------------------------------------------------------------------------------------------
 
 
+def _print(result: Depth | Recovery, text: str, *, is_json: bool) -> None:
+    if is_json:
+        emit_json(msgspec.to_builtins(result))
+    else:
+        click.echo(text)
+
+
 def _heading(run: Run, nodes: int) -> str:
+    columns = f"{'workload':<14} {'operations/s':>12} {'p50 µs':>10} {'p99 µs':>10} {'p99.9 µs':>10} {'window':>7}"
+    return f"{_machine(run, nodes)}\n\n{columns}"
+
+
+def _backlog_heading(run: Run, nodes: int) -> str:
+    columns = f"{'waiting':>11} {'filled/s':>9} {'enqueued/s':>10} {'popped/s':>9} {'p50 µs':>8} {'p99 µs':>8}"
+    return f"{_machine(run, nodes)}\n\n{columns} {'longest ms':>10} {'MiB':>7} {'bytes each':>10}"
+
+
+def _depth_line(depth: Depth) -> str:
+    rates = f"{depth.fill_per_second:>9,.0f} {depth.enqueue_per_second:>10,.0f} {depth.pop_per_second:>9,.0f}"
+    latencies = f"{depth.p50_us:>8,.0f} {depth.p99_us:>8,.0f} {depth.longest_us / 1000:>10,.1f}"
+    memory = f"{depth.resident_bytes / (1 << 20):>7,.0f} {depth.bytes_per_message:>10,}"
+    return f"{depth.backlog:>11,} {rates} {latencies} {memory}"
+
+
+def _recovery_lines(recovered: Recovery) -> str:
+    latencies = (
+        f"{recovered.p50_us:,.0f} µs, p99 {recovered.p99_us:,.0f} µs, longest {recovered.longest_us / 1000:,.1f} ms"
+    )
+    return (
+        f"\nkilled and started again: serves after {recovered.restart_s:.1f} s\n"
+        f"one more node joined with an empty directory: {recovered.join_s:.1f} s; enqueues meanwhile: p50 {latencies}"
+    )
+
+
+def _machine(run: Run, nodes: int) -> str:
     uvloop = f"uvloop {_version('uvloop')}" if _version("uvloop") else "no uvloop"
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, {uvloop}, {platform.system()}"
-    columns = f"{'workload':<14} {'operations/s':>12} {'p50 µs':>10} {'p99 µs':>10} {'p99.9 µs':>10} {'window':>7}"
-    return f"{nodes} node{'s' * (nodes > 1)}, {len(run.payload)} bytes; {machine}\n\n{columns}"
+    return f"{nodes} node{'s' * (nodes > 1)}, {len(run.payload)} bytes; {machine}"
 
 
 def _line(result: Result) -> str:

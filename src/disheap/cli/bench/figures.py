@@ -27,6 +27,7 @@ class Result(msgspec.Struct, frozen=True):
     p50_us: float
     p99_us: float
     p999_us: float
+    longest_us: float
     payload_bytes: int
     window: int
     seconds: float
@@ -76,6 +77,7 @@ class Meter:
             "p50_us": percentile_us(counted, 0.5),
             "p99_us": percentile_us(counted, 0.99),
             "p999_us": percentile_us(counted, 0.999),
+            "longest_us": percentile_us(counted, 1.0),
             "seconds": round(seconds, 3),
             "operations": len(counted),
         }

@@ -71,7 +71,7 @@ class LocalCluster:
         self._interrupts = interrupts
         self._serve = serve
         self._prefix = prefix
-        self._count = nodes
+        self._count = self._founders = nodes
         self._nodes: dict[str, Child] = {}
         self._directory: Path | None = None
         self.places: dict[str, Place] = {}
@@ -118,10 +118,19 @@ class LocalCluster:
         place = self.places[name]
         place.directory.mkdir(exist_ok=True)
         file = place.directory / "disheap.toml"
-        file.write_text(_toml(place, list(self.places.values())))
+        founders = list(self.places.values())[: self._founders]
+        file.write_text(_toml(place, founders))
         command = (*self._serve, "--config", str(file))
         self._nodes[name] = Child(name, command, place.directory / "node.log", self.environment())
         self.children.start(self._nodes[name])
+
+    def add(self) -> str:
+        """Starts one more node, with an empty directory, which joins the others. Returns its name."""
+        self._count += 1
+        ports = free_ports(2)
+        self.places[f"n{self._count}"] = _place(self._count, ports, self.directory)
+        self.start(f"n{self._count}")
+        return f"n{self._count}"
 
     def kill(self, name: str) -> int:
         """SIGKILL. The time just before it, by the monotonic clock, in ns."""
@@ -137,7 +146,7 @@ class LocalCluster:
         """Waits until every node answers and all name the same leader. Returns its name. Raises `ClusterFailed`."""
         deadline = time.monotonic() + within_s
         while not (leader := self._agreed_leader()):
-            self._check_alive()
+            self.check_alive()
             if time.monotonic() > deadline:
                 raise ClusterFailed(f"the nodes agreed on no leader within {within_s:g} s")
             time.sleep(POLL_S)
@@ -158,6 +167,10 @@ class LocalCluster:
     def statuses(self) -> dict[str, dict[str, Any]]:
         """The status of each node that answers."""
         return self._ask_all("status")
+
+    def status(self, name: str) -> dict[str, Any]:
+        """The status of one node. Raises `RequestError` if it does not answer."""
+        return _ask(self.places[name], "status")
 
     def state_hashes(self) -> dict[str, tuple[int, str]]:
         """(applied index, hash) of each node that answers."""
@@ -185,7 +198,8 @@ class LocalCluster:
                     answers[name] = _ask(place, op)
         return answers
 
-    def _check_alive(self) -> None:
+    def check_alive(self) -> None:
+        """Raises `ClusterFailed` if a node has ended by itself."""
         for name, node in self._nodes.items():
             if (code := node.exit_code()) is not None:
                 raise ClusterFailed(f"node {name} ended with exit code {code}; it said: {node.tail(1)}")
@@ -228,14 +242,17 @@ def free_ports(count: int, generator: random.Random | None = None) -> list[int]:
 
 def _places(count: int, directory: Path) -> list[Place]:
     ports = free_ports(2 * count)
-    return [
-        Place(f"n{i + 1}", f"{HOST}:{ports[2 * i]}", f"{HOST}:{ports[2 * i + 1]}", directory / f"n{i + 1}")
-        for i in range(count)
-    ]
+    return [_place(i + 1, ports[2 * i : 2 * i + 2], directory) for i in range(count)]
 
 
-def _toml(place: Place, places: Sequence[Place]) -> str:
-    """A JSON string is a TOML string, escapes and all."""
+def _place(number: int, ports: Sequence[int], directory: Path) -> Place:
+    peer, client = (f"{HOST}:{port}" for port in ports)
+    return Place(f"n{number}", peer, client, directory / f"n{number}")
+
+
+def _toml(place: Place, founders: Sequence[Place]) -> str:
+    """What `serve` reads: the founders are members from the start, and any other node joins them. A JSON string is a
+    TOML string, escapes and all."""
     settings = {
         "cluster": "local",
         "name": place.name,
@@ -248,7 +265,11 @@ def _toml(place: Place, places: Sequence[Place]) -> str:
         "machine": "heap",
     }
     lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
-    for other in places:
+    if place not in founders:
+        lines.append(f"join_addresses = {json.dumps([other.peer for other in founders])}")
+    elif len(founders) == 1:
+        lines.append("bootstrap = true")  # so that others may join it later
+    for other in founders if place in founders and len(founders) > 1 else ():
         member = {"name": other.name, "peer": other.peer, "client": other.client}
         lines += ["", "[[members]]", *(f"{key} = {json.dumps(value)}" for key, value in member.items())]
     return "\n".join(lines) + "\n"
