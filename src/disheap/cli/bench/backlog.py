@@ -12,6 +12,7 @@ import time
 from array import array
 from collections.abc import Callable, Sequence
 from time import perf_counter_ns
+from typing import Any
 
 import msgspec
 
@@ -77,7 +78,7 @@ def depths(backlog: int) -> list[int]:
 
 def _rounded(depth: float) -> int:
     """One digit and zeros: 31,623 becomes 30,000."""
-    unit = 10 ** (len(str(round(depth))) - 1)
+    unit: int = 10 ** (len(str(round(depth))) - 1)
     return round(depth / unit) * unit
 
 
@@ -133,8 +134,8 @@ class Backlog:
 
     def _resident_bytes(self) -> int:
         with disheap.sync.connect(self._url, observer=True) as client:
-            resident_bytes: int = client.status()["memory"]["resident_bytes"]
-        return resident_bytes
+            status: dict[str, Any] = client.status()
+        return int(status["memory"]["resident_bytes"])
 
 
 def restart(cluster: LocalCluster, topic: str, backlog: int) -> float:
