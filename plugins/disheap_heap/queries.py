@@ -9,6 +9,8 @@ from itertools import islice
 import msgspec
 
 from disheap.protocol.broker import (
+    Browse,
+    Browsed,
     DescribeTopic,
     ExchangeInfos,
     GetStats,
@@ -34,6 +36,9 @@ from disheap_heap.state.prepared import Transaction
 from disheap_heap.state.routing import Exchange
 from disheap_heap.state.state import Consumer, State, Topic
 
+IDS_PER_PAGE = 8192
+"""Ids that one page looks at, if few of them are of messages that it shows: 5 ms."""
+
 
 def peek(state: State, session: int, query: Peek) -> bytes:
     """The first messages of a topic in the order of delivery; then, if asked for, delayed and leased ones. Delayed
@@ -44,11 +49,31 @@ def peek(state: State, session: int, query: Peek) -> bytes:
     messages: list[PeekedMessage] = []
     room = MAX_ANSWER_BYTES
     for message in islice(_waiting(topic, query), query.count):
-        room -= len(message.payload) + len(message.encoded_headers) + len(message.key) + 64
+        room -= _size(message)
         if room < 0 and messages:
             break
         messages.append(message)
     return encode(Peeked(messages))
+
+
+def browse(state: State, session: int, query: Browse) -> bytes:
+    """One page of the messages of a topic, in the order of their ids. It ends early if the messages are large, and if
+    few of the ids that it looked at belong to messages that are shown."""
+    topic = find_existing(state, query.topic)
+    require_access(topic, session)
+    messages: list[PeekedMessage] = []
+    room, looked, after = MAX_ANSWER_BYTES, 0, query.after
+    for chunk in _chunks(topic, query.after):
+        if looked >= IDS_PER_PAGE:
+            return encode(Browsed(messages, after))
+        looked += len(chunk)
+        for message in _in_chunk(state, topic, chunk, query):
+            room -= _size(message)
+            if messages and (room < 0 or len(messages) == query.limit):
+                return encode(Browsed(messages, messages[-1].id))
+            messages.append(message)
+        after = chunk[-1]
+    return encode(Browsed(messages))
 
 
 def describe_topic(state: State, session: int, query: DescribeTopic) -> bytes:
@@ -165,6 +190,32 @@ def list_exchanges(state: State, session: int, query: ListExchanges) -> bytes:
         left -= rows - skip
         skip = 0
     return encode(infos)
+
+
+def _chunks(topic: Topic, after: int) -> Iterator[list[int]]:
+    """The ids of a topic above `after`, in their order. Some are of messages that are gone."""
+    chunks = [*topic.arrivals.chunks, topic.arrivals.tail]
+    for chunk in chunks[bisect_right(chunks, after, 0, len(chunks) - 1, key=lambda one: one[-1]) :]:
+        rest = chunk[bisect_right(chunk, after) :]
+        if rest:
+            yield rest
+
+
+def _in_chunk(state: State, topic: Topic, ids: list[int], query: Browse) -> Iterator[PeekedMessage]:
+    ready = topic.ready.by_id().found(ids) if query.ready else {}
+    delayed = topic.delayed.found(ids) if query.delayed and topic.delayed else {}
+    leased = state.leases.found(ids) if query.leased and topic.leased else {}
+    for number in ids:
+        if (message := ready.get(number)) is not None:
+            yield _peeked(topic, message, "ready")
+        elif (waiting := delayed.get(number)) is not None:
+            yield _peeked(topic, waiting[1], "delayed", waiting[0])
+        elif (lease := leased.get(number)) is not None:
+            yield _peeked(topic, lease.message.after(lease.epoch), "leased", 0, lease.consumer)
+
+
+def _size(message: PeekedMessage) -> int:
+    return len(message.payload) + len(message.encoded_headers) + len(message.key) + 64
 
 
 def _waiting(topic: Topic, query: Peek) -> Iterator[PeekedMessage]:

@@ -27,6 +27,7 @@ NAMES: dict[type, tuple[str, ...]] = {
     broker.Bind: ("exchange", "topic"),
     broker.Unbind: ("exchange", "topic"),
     broker.Peek: ("topic",),
+    broker.Browse: ("topic",),
     broker.DescribeTopic: ("topic",),
     broker.ListExchanges: ("exchange",),
 }

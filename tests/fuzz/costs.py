@@ -176,6 +176,7 @@ def _invent_command(random: Random) -> Step:
             broker.DeleteTopic(topic),
             broker.DeleteExchange(random.choice([exchange, "h"])),
             broker.Peek(topic, count),
+            broker.Browse(topic, random.choice([0, 1, count]), count),
             broker.ListTopics(),
             broker.ListExchanges(),
             broker.GetStats(),

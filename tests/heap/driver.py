@@ -35,6 +35,18 @@ class Driver:
     def ask(self, query: Any, session: int = 1) -> Any:
         return broker.decode_reply.decode(self.machine.query(self.now, session, broker.encode(query)))
 
+    def browse(self, topic: str, limit: int = 1000, session: int = 1, **kinds: bool) -> list[broker.PeekedMessage]:
+        """All pages."""
+        found: list[broker.PeekedMessage] = []
+        after = -1
+        while after:
+            page = self.ask(broker.Browse(topic, max(0, after), limit, **kinds), session)
+            assert len(page.messages) <= limit
+            assert not page.after or page.after > after
+            found += page.messages
+            after = page.after
+        return found
+
     def wait(self, milliseconds: int, limit: int = PLENTY) -> int:
         self.now += milliseconds
         units, effects = self.machine.advance(self.now, limit)

@@ -648,6 +648,8 @@ class HeapAgainstModel(ViewRules):
             assert [(one.id, one.attempts, one.priority, one.encoded_headers, one.key) for one in peeked] == [
                 (one.id, one.attempts, one.priority, one.new.encoded_headers, one.new.key) for one in ready
             ]
+            whole = sorted((one for one in here if one.transaction is None), key=lambda one: one.id)
+            assert self.driver.browse(name, 3, topic.owner or 1) == [one.peeked() for one in whole]
 
     @invariant()
     def the_replicas_are_equal_and_keep_their_books(self) -> None:

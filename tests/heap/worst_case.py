@@ -478,6 +478,7 @@ CASES = [
     Case("2,000 messages of 8 KiB", lambda: filled(2000, 8 << 10), broker.Subscribe("q", broker.CREDIT_MAX, 1 << 40)),
     Case("20 messages of 1 MiB", lambda: filled(20, 1 << 20), broker.Subscribe("q", broker.CREDIT_MAX, 1 << 40)),
     Case("20 messages of 1 MiB", lambda: filled(20, 1 << 20), broker.Peek("q", 1000)),
+    Case("20 messages of 1 MiB", lambda: filled(20, 1 << 20), broker.Browse("q")),
     Case("10,000 messages", filled, broker.Pop("q", MANY)),
     Case("10,000 messages", filled, broker.Purge("q")),
     *(
@@ -543,6 +544,8 @@ CASES = [
     Case("10,000 topics", many_topics, broker.ListExchanges("all")),
     Case("10,000 messages", filled, broker.DescribeTopic("q")),
     Case("10,000 messages", filled, broker.Peek("q", 1000)),
+    Case("10,000 messages", filled, broker.Browse("q")),
+    Case("100,000 messages, of which none is shown", lambda: filled(100_000), broker.Browse("q", ready=False)),
     Case("10,000 consumers with 10 leases each", held_by_many, broker.Peek("q0", 1000, leased=True)),
     Case("10,000 consumers with 10 leases each", held_by_many, broker.DescribeTopic("q0", holders=broker.HOLDERS_MAX)),
     Case("10,000 consumers with 10 leases each", held_by_many, broker.Held([])),

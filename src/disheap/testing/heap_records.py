@@ -25,6 +25,17 @@ class ModelMessage:
     transaction: ModelTransaction | None = None  # frozen while this is set
 
     @property
+    def state(self) -> str:
+        """What a query calls it."""
+        return "leased" if self.holder is not None else "delayed" if self.due_ms else "ready"
+
+    def peeked(self) -> broker.PeekedMessage:
+        """What a query shows of it."""
+        held_by = (self.holder.session, self.holder.number) if self.holder is not None else (0, 0)
+        shown = (self.id, self.priority, self.attempts, self.enqueued_ms, self.state, self.due_ms)
+        return broker.PeekedMessage(*shown, self.new.payload, self.new.encoded_headers, self.new.key, *held_by)
+
+    @property
     def priority(self) -> int:
         """As it was enqueued, within the bounds of the topic."""
         bound = self.topic.settings.priority_max

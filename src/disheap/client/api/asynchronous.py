@@ -7,7 +7,7 @@ as `client.driver` for whoever wants to pipeline by himself.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, cast
@@ -415,6 +415,20 @@ class Topic:
         answer = await self._driver.query(broker.Peek(self.name, count, delayed, leased, ready))
         messages: list[broker.PeekedMessage] = answer.messages
         return messages
+
+    async def browse(
+        self, *, ready: bool = True, delayed: bool = True, leased: bool = True
+    ) -> AsyncIterator[broker.PeekedMessage]:
+        """All messages in the order of their ids, page by page. One that stays in the topic meanwhile comes exactly
+        once. Those that come or go meanwhile may be among them. Nothing changes. Raises `TopicNotFound`, also for a
+        topic that is deleted meanwhile."""
+        after = -1
+        while after:
+            query = broker.Browse(self.name, max(0, after), ready=ready, delayed=delayed, leased=leased)
+            page = await self._driver.query(query)
+            for message in page.messages:
+                yield message
+            after = page.after
 
     async def stats(self) -> broker.TopicInfo:
         """Its settings, messages by state, `consumers` and `ready_bytes`. Raises `TopicNotFound`."""

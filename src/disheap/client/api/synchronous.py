@@ -7,7 +7,7 @@ as `client.driver`. One client belongs to one thread, and while a consumer waits
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
@@ -406,6 +406,19 @@ class Topic:
         answer = self._driver.query(broker.Peek(self.name, count, delayed, leased, ready))
         messages: list[broker.PeekedMessage] = answer.messages
         return messages
+
+    def browse(
+        self, *, ready: bool = True, delayed: bool = True, leased: bool = True
+    ) -> Iterator[broker.PeekedMessage]:
+        """All messages in the order of their ids, page by page. One that stays in the topic meanwhile comes exactly
+        once. Those that come or go meanwhile may be among them. Nothing changes. Raises `TopicNotFound`, also for a
+        topic that is deleted meanwhile."""
+        after = -1
+        while after:
+            query = broker.Browse(self.name, max(0, after), ready=ready, delayed=delayed, leased=leased)
+            page = self._driver.query(query)
+            yield from page.messages
+            after = page.after
 
     def stats(self) -> broker.TopicInfo:
         """Its settings, messages by state, `consumers` and `ready_bytes`. Raises `TopicNotFound`."""

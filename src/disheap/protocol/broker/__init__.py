@@ -130,6 +130,7 @@ from disheap.protocol.broker.pushes import (
     decode_push,
 )
 from disheap.protocol.broker.queries import (
+    Browse,
     DescribeTopic,
     GetParts,
     GetStats,
@@ -144,6 +145,7 @@ from disheap.protocol.broker.queries import (
 from disheap.protocol.broker.replies import (
     BarrierInfo,
     Batched,
+    Browsed,
     Committed,
     Done,
     Enqueued,
@@ -217,6 +219,8 @@ __all__ = [
     "BatchItem",
     "Batched",
     "Bind",
+    "Browse",
+    "Browsed",
     "Cancel",
     "CloseBarrier",
     "Command",

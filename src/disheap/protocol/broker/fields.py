@@ -22,6 +22,7 @@ CREDIT_MAX = 65_535  # unacknowledged deliveries of one consumer; AMQP's own bou
 CREDIT_BYTES_MAX = 1 << 40  # the same in bytes of payload, headers and key: no bound, for whoever counts messages alone
 CREDIT_GROUP_MAX = (1 << 31) - 1  # the number of a group of consumers that share their credit
 CREDIT_GROUP_CONSUMERS_MAX = 256  # in one group: each delivery that uses the credit up, or frees it, looks at all
+ID_MAX = (1 << 62) - 1  # of a message
 PAGE_ROWS = 1000  # topics, exchanges or bindings in one answer: at most half a megabyte of names
 HOLDERS_MAX = 100  # consumers that hold messages, in one answer: as many as a person reads
 BATCH_MAX = 10_000  # messages in one EnqueueMany, consumers in one Recover

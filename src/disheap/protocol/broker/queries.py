@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from disheap.protocol.broker.fields import HOLDERS_MAX, PAGE_ROWS, PARTS_PAGE, Keys, Name, Record
+from disheap.protocol.broker.fields import HOLDERS_MAX, ID_MAX, PAGE_ROWS, PARTS_PAGE, Keys, Name, Record
 
 
 class Peek(Record, tag=128, frozen=True):
@@ -19,6 +19,19 @@ class Peek(Record, tag=128, frozen=True):
     delayed: bool = False
     leased: bool = False
     ready: bool = True
+
+
+class Browse(Record, tag=136, frozen=True):
+    """The messages of a topic in the order of their ids, from the first id after `after` on, at most `limit`. Each kind
+    comes if it is asked for. A message keeps its id for life. So a message that stays comes on exactly one page,
+    whatever else happens between two pages. Answer: `Browsed`."""
+
+    topic: str
+    after: Annotated[int, Meta(ge=0, le=ID_MAX)] = 0
+    limit: Annotated[int, Meta(ge=1, le=PAGE_ROWS)] = PAGE_ROWS
+    ready: bool = True
+    delayed: bool = True
+    leased: bool = True
 
 
 class DescribeTopic(Record, tag=129, frozen=True):
@@ -77,6 +90,6 @@ class GetParts(Record, tag=135, frozen=True):
     limit: Annotated[int, Meta(ge=1, le=PARTS_PAGE)] = PARTS_PAGE
 
 
-Query = Peek | DescribeTopic | ListTopics | GetStats | ListExchanges | ListTransactions | GetValues | GetParts
+Query = Peek | Browse | DescribeTopic | ListTopics | GetStats | ListExchanges | ListTransactions | GetValues | GetParts
 
 decode_query: msgspec.msgpack.Decoder[Query] = msgspec.msgpack.Decoder(Query)

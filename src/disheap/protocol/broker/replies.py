@@ -103,6 +103,14 @@ class Peeked(Record, tag=73, frozen=True):
     messages: list[PeekedMessage]
 
 
+class Browsed(Record, tag=86, frozen=True):
+    """The messages, in the order of their ids. `after`: where the next page goes on; 0 if this was the last one. A page
+    may have few messages, or none, although more follow."""
+
+    messages: list[PeekedMessage]
+    after: int = 0
+
+
 class Stats(Record, tag=74, frozen=True):
     """Counts over the whole machine. `pops` are those that wait. `time_ms` is the cluster's time. `prepared` messages
     and `frozen` ones wait for the decision on `transactions`. `forwarding`: decisions, and questions for them, that
@@ -254,6 +262,7 @@ Reply = (
     | TopicInfo
     | TopicInfos
     | Peeked
+    | Browsed
     | Stats
     | ExchangeInfos
     | Resumed

@@ -58,6 +58,8 @@ class Reference:
         match query:
             case broker.Peek():
                 return self._peek(query)
+            case broker.Browse():
+                return self._browse(query)
             case broker.DescribeTopic():
                 return self._info(self._topic(query.topic))
             case broker.ListTopics():
@@ -431,24 +433,16 @@ class Reference:
             sum(message.size() for message in ready), created, ready[0].enqueued_ms if ready else 0,
         )  # fmt: skip
 
+    def _browse(self, query: broker.Browse) -> broker.Reply:
+        kinds = {"ready": query.ready, "delayed": query.delayed, "leased": query.leased}
+        here = sorted(self._messages_of(self._topic(query.topic)), key=lambda one: one.id)
+        found = [one.peeked() for one in here if one.id > query.after and kinds[one.state]]
+        page = found[: query.limit]
+        return broker.Browsed(page, page[-1].id if len(found) > len(page) else 0)
+
     def _peek(self, query: broker.Peek) -> broker.Reply:
         ready = self.model.ready(self._topic(query.topic))[: query.count] if query.ready else []
-        return broker.Peeked(
-            [
-                broker.PeekedMessage(
-                    one.id,
-                    one.priority,
-                    one.attempts,
-                    one.enqueued_ms,
-                    "ready",
-                    0,
-                    one.new.payload,
-                    one.new.encoded_headers,
-                    one.new.key,
-                )
-                for one in ready
-            ]
-        )
+        return broker.Peeked([one.peeked() for one in ready])
 
     def _list(self, query: broker.ListTopics) -> broker.Reply:
         names = sorted(topic.name for topic in self.model.topics if topic.name.startswith(query.prefix))
