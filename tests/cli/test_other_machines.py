@@ -33,6 +33,7 @@ NEED_HEAP = {
     "enqueue": ("jobs", "+1"),
     "pop": ("jobs",),
     "peek": ("jobs",),
+    "search": ("jobs",),
     "sub": ("jobs",),
     "exchange create": ("mail",),
     "exchange ls": (),

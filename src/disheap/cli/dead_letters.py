@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from disheap.cli.asking import connect_broker
-from disheap.cli.messages import PEEK_MAX, preview
+from disheap.cli.looking.peeking import PEEK_MAX
+from disheap.cli.messages import preview
 from disheap.cli.terminal.options import Invocation, client_options, pass_invocation, text
 from disheap.cli.terminal.output import emit_json, emit_table, header_fields, json_text, payload_fields, size
 from disheap.cli.terminal.progress import Show, Silent

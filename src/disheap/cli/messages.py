@@ -1,4 +1,4 @@
-"""`enqueue`, `pop` and `peek`.
+"""`enqueue` and `pop`.
 
 Payloads are bytes from end to end. Arguments and standard input are not decoded, and output is not changed. A message
 is acknowledged only after it has been written and flushed. If the reader of the output has gone, the message goes back
@@ -16,22 +16,20 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from disheap.cli.asking import CONNECT_TIMEOUT_S, check_machine, connect_broker
-from disheap.cli.sessions import labels_of
 from disheap.cli.terminal.failures import EXIT_EMPTY
 from disheap.cli.terminal.options import Invocation, client_options, duration, header, pass_invocation, text
-from disheap.cli.terminal.output import emit_json, emit_table, header_fields, payload_fields, printable, printable_lines
+from disheap.cli.terminal.output import emit_json, header_fields, payload_fields, printable, printable_lines
 from disheap.errors import PayloadTooLarge, RequestError
 from disheap.protocol.broker import BATCH_HEADERS_MAX, BATCH_MAX, PRIORITY_MAX, PRIORITY_MIN
 
 if TYPE_CHECKING:
-    from disheap.protocol.broker import HeaderValue, PeekedMessage
+    from disheap.protocol.broker import HeaderValue
     from disheap.sync import Client, Delivery
 
 BATCH_MESSAGES = 1000
 BATCH_BYTES = 256 << 10
 """One command holds as much of a stream: a round trip pays for many lines, and stays far below a node's frame limit."""
 POP_MAX = BATCH_MAX  # what one command may take
-PEEK_MAX = 1000
 PREVIEW_CHARACTERS = 60  # of a payload in a table
 UTF8_BYTES = 4  # of one character, at most
 
@@ -123,37 +121,6 @@ def pop(invocation: Invocation, /, topic: str, count: int, wait: int, settle: bo
         _print_deliveries(invocation, topic, deliveries, headers, raw or not sys.stdout.isatty())
         _settle(client, deliveries, settle)
     return 0 if deliveries else EXIT_EMPTY
-
-
-@click.command()
-@click.argument("topic", type=text)
-@click.option(
-    "--count", type=click.IntRange(1, PEEK_MAX), default=10, show_default=True, metavar="N", help="At most so many."
-)
-@click.option("--delayed", is_flag=True, help="Those whose time has not come, too.")
-@click.option("--leased", is_flag=True, help="Those that consumers hold, too.")
-@click.option("--ready/--no-ready", default=True, help="Those that are ready (the default), or the others alone.")
-@client_options
-@pass_invocation
-def peek(invocation: Invocation, /, topic: str, count: int, delayed: bool, leased: bool, ready: bool) -> int:
-    """Show the next messages of TOPIC in the order of delivery. Nothing changes.
-
-    The exit code is 9 when there are none.
-
-    Example: disheap peek jobs --count 3 --json
-    """
-    if not (ready or delayed or leased):
-        raise click.UsageError("--no-ready alone shows nothing; add --delayed or --leased")
-    with connect_broker(invocation) as client:
-        found = client.topic(topic).peek(count, delayed=delayed, leased=leased, ready=ready)
-        labels = labels_of(client, (message.session for message in found if message.session))
-    if invocation.json:
-        emit_json({"topic": topic, "messages": [_peeked(message, labels) for message in found]})
-    elif found:
-        _emit_peeked(found, labels)
-    else:
-        click.echo(f"disheap: nothing waits in {topic}", err=True)
-    return 0 if found else EXIT_EMPTY
 
 
 # --- in --------------------------------------------------------------------------------------------------------------
@@ -259,36 +226,8 @@ def print_delivery(delivery: Delivery, headers: bool, raw: bool) -> None:
 def _header_lines(delivery: Delivery) -> str:
     """Key and headers, one a line, and an empty line. Escaped wherever they go: a line is one header."""
     lines = [f"key: {printable(delivery.key)}"] if delivery.key else []
-    lines += [f"header {printable(name)}: {_value(value)}" for name, value in delivery.headers.items()]
+    lines += [f"header {printable(name)}: {header_text(value)}" for name, value in delivery.headers.items()]
     return "".join(f"{line}\n" for line in [*lines, ""])
-
-
-def _value(value: HeaderValue) -> str:
-    """A header for people: bytes in hexadecimal, a boolean as in JSON."""
-    if isinstance(value, bytes):
-        return f"0x{value.hex()}"
-    return printable(value) if isinstance(value, str) else json.dumps(value)
-
-
-def _emit_peeked(found: list[PeekedMessage], labels: dict[int, str]) -> None:
-    """Columns for holders, keys and headers only where a message has one."""
-    columns: list[tuple[str, list[object]]] = [
-        ("id", [m.id for m in found]),
-        ("priority", [m.priority for m in found]),
-        ("attempts", [m.attempts for m in found]),
-        ("state", [m.state for m in found]),
-    ]
-    if any(m.session for m in found):
-        columns.append(("session", [m.session or "-" for m in found]))
-        columns.append(("label", [labels.get(m.session) or "-" for m in found]))
-        columns.append(("consumer", [m.consumer or "-" for m in found]))
-    if any(m.key for m in found):
-        columns.append(("key", [m.key for m in found]))
-    if any(m.encoded_headers for m in found):
-        shown = [" ".join(f"{name}={_value(value)}" for name, value in m.headers.items()) for m in found]
-        columns.append(("headers", [_shortened(one) for one in shown]))
-    columns.append(("payload", [preview(m.payload) for m in found]))
-    emit_table([name for name, _ in columns], list(zip(*(cells for _, cells in columns), strict=True)))
 
 
 def _escaped(payload: bytes) -> bytes:
@@ -326,28 +265,19 @@ def delivery_fields(delivery: Delivery) -> dict[str, Any]:
     }
 
 
-def _peeked(message: PeekedMessage, labels: dict[int, str]) -> dict[str, Any]:
-    return {
-        "id": message.id,
-        "priority": message.priority,
-        "attempts": message.attempts,
-        "enqueued_ms": message.enqueued_ms,
-        "state": message.state,
-        "due_ms": message.due_ms,
-        "session": message.session,
-        "label": labels.get(message.session, ""),
-        "consumer": message.consumer,
-        "key": message.key,
-        "headers": header_fields(message.headers),
-        **payload_fields(message.payload),
-    }
+def header_text(value: HeaderValue) -> str:
+    """A header for people: bytes in hexadecimal, a boolean as in JSON."""
+    if isinstance(value, bytes):
+        return f"0x{value.hex()}"
+    return printable(value) if isinstance(value, str) else json.dumps(value)
 
 
 def preview(payload: bytes) -> str:
     """The beginning of a payload for a table, escaped."""
     shown = payload[: PREVIEW_CHARACTERS * UTF8_BYTES].decode(errors="backslashreplace")
-    return _shortened(printable(shown))
+    return shortened(printable(shown))
 
 
-def _shortened(shown: str) -> str:
+def shortened(shown: str) -> str:
+    """The beginning of a text, for a column of a table."""
     return shown if len(shown) <= PREVIEW_CHARACTERS else shown[: PREVIEW_CHARACTERS - 1] + "…"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.catalogue import (
     backups,
     batches,
+    browsing,
     celery,
     client,
     connections,
@@ -55,6 +56,7 @@ CATALOGUE: tuple[Mutant, ...] = (
     *identity.MUTANTS,
     *heap.MUTANTS,
     *header_exchanges.MUTANTS,
+    *browsing.MUTANTS,
     *tables.MUTANTS,
     *overtaking.MUTANTS,
     *dead_letters.MUTANTS,

@@ -117,4 +117,17 @@ MUTANTS = (
         (BACKEND + "test_states_on_the_way_are_pushed_too",),
         simulated=False,
     ),
+    Mutant(
+        "idle-time-counts-as-outage",
+        "a wait for a result fails at once, because nobody waited for the minute before and the session has lapsed",
+        (
+            Patch(
+                "disheap_celery.consumer",
+                "max(0.0, min(now - self._looked_at, limit_s / LOOKS_AT_LEAST))",
+                "max(0.0, now - self._looked_at)",
+            ),
+        ),
+        ("tests/kombu/test_celery_backend.py::test_time_in_which_nobody_waits_is_not_time_without_a_broker",),
+        simulated=False,
+    ),
 )

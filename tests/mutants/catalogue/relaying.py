@@ -77,4 +77,17 @@ MUTANTS: tuple[Mutant, ...] = (
         ),
         ("tests/client/test_real_nodes.py::test_a_transient_message_passes_without_the_log",),
     ),
+    Mutant(
+        "dropped-messages-not-counted",
+        "transient messages for a client without a connection vanish from the metrics",
+        (
+            Patch(
+                "disheap_heap.commands.relaying",
+                "        if session.attached and (",
+                "        if not session.attached:\n            continue\n        if (",
+            ),
+        ),
+        ("tests/heap/test_relaying.py::test_a_message_for_a_consumer_without_a_connection_is_pushed_nevertheless",),
+        simulated=False,
+    ),
 )

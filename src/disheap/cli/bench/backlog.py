@@ -27,7 +27,7 @@ from disheap.protocol import broker
 SHALLOWEST = 10_000
 STEP = 10**0.5
 PRIORITIES = range(-5, 5)
-"""Of what waits. What is measured has priority 0, so it goes into the middle of the order."""
+"""The waiting messages have these. What is measured has priority 0, so it goes into the middle of the order."""
 DRAIN_S = 600.0
 RECOVERY_S = 600.0
 """A restart or a join that takes longer is given up."""

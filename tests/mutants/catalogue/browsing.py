@@ -1,0 +1,117 @@
+"""Pages of a topic, and the filters of a search."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant, Patch
+
+HEAP = "tests/heap/test_browsing.py::"
+FILTERS = "tests/cli/test_filters.py::"
+
+MUTANTS = (
+    Mutant(
+        "page-without-an-end",
+        "a page looks at a whole topic, however few of its messages are shown",
+        (Patch("disheap_heap:browse", "if looked >= IDS_PER_PAGE:", "if False:"),),
+        (HEAP + "test_a_page_looks_at_a_bounded_number_of_messages",),
+        simulated=False,
+    ),
+    Mutant(
+        "page-of-large-messages-without-bound",
+        "a page has all that was asked for, a thousand messages of 8 MiB",
+        (Patch("disheap_heap:browse", "(room < 0 or len(messages) == query.limit)", "len(messages) == query.limit"),),
+        (HEAP + "test_a_page_of_large_messages_ends_where_the_answer_would_not_fit",),
+        simulated=False,
+    ),
+    Mutant(
+        "page-begins-with-the-message-before",
+        "the last message of a page comes on the next one as well",
+        (Patch("disheap_heap:_chunks", "rest = chunk[bisect_right(chunk, after) :]", "rest = chunk"),),
+        (HEAP + "test_what_stays_comes_once_while_others_come_and_go",),
+        simulated=False,
+    ),
+    Mutant(
+        "page-leaves-out-the-rest-of-a-chunk",
+        "the messages between the end of a page and the next chunk of ids are on no page",
+        (
+            Patch(
+                "disheap_heap:browse",
+                "return encode(Browsed(messages, messages[-1].id))",
+                "return encode(Browsed(messages, chunk[-1]))",
+            ),
+        ),
+        (HEAP + "test_what_stays_comes_once_while_others_come_and_go",),
+        simulated=False,
+    ),
+    Mutant(
+        "newest-messages-on-no-page",
+        "a page shows nothing of the messages that came last",
+        (
+            Patch(
+                "disheap_heap:_chunks", "[*topic.arrivals.chunks, topic.arrivals.tail]", "[*topic.arrivals.chunks, []]"
+            ),
+        ),
+        (HEAP + "test_messages_of_each_state_come_in_the_order_of_their_ids",),
+        simulated=False,
+    ),
+    Mutant(
+        "leased-message-without-its-holder",
+        "a page shows a leased message as one that is ready, with too few attempts",
+        (
+            Patch(
+                "disheap_heap:_in_chunk",
+                '_peeked(topic, lease.message.after(lease.epoch), "leased", 0, lease.consumer)',
+                '_peeked(topic, lease.message, "leased")',
+            ),
+        ),
+        (HEAP + "test_messages_of_each_state_come_in_the_order_of_their_ids",),
+        simulated=False,
+    ),
+    Mutant(
+        "page-shown-to-strangers",
+        "anybody reads the messages of an exclusive topic",
+        (Patch("disheap_heap:browse", "    require_access(topic, session)\n", ""),),
+        (HEAP + "test_an_exclusive_topic_is_shown_to_its_owner_only",),
+        simulated=False,
+    ),
+    Mutant(
+        "or-binds-more-closely-than-and",
+        "a filter with both finds other messages than its reader expects",
+        (
+            Patch("disheap.cli.looking.filters", 'while self._takes("and"):', 'while self._takes("or"):'),
+            Patch(
+                "disheap.cli.looking.filters",
+                'while self._takes("or"):\n            parts.append(self._all())',
+                'while self._takes("and"):\n            parts.append(self._all())',
+            ),
+        ),
+        (FILTERS + "test_what_a_message_has_not_or_has_of_another_kind_is_not_equal", FILTERS + "test_a_filter_holds"),
+        simulated=False,
+    ),
+    Mutant(
+        "missing-header-differs",
+        "a message without a header is found by `!=`",
+        (
+            Patch(
+                "disheap.cli.looking.filters",
+                "            return False\n",
+                '            return sign == "!="\n',
+            ),
+        ),
+        (FILTERS + "test_what_a_message_has_not_or_has_of_another_kind_is_not_equal",),
+        simulated=False,
+    ),
+    Mutant(
+        "rest-of-a-filter-ignored",
+        "what follows a filter is left out, and more messages are found",
+        (Patch("disheap.cli.looking.filters", 'self._next.kind != "end"', "False"),),
+        (FILTERS + "test_a_filter_that_cannot_be_read_is_refused_with_its_place",),
+        simulated=False,
+    ),
+    Mutant(
+        "filter-nested-without-bound",
+        "a filter of many parentheses ends the command with a RecursionError",
+        (Patch("disheap.cli.looking.filters", "self._depth > NESTED_MAX", "False"),),
+        (FILTERS + "test_a_filter_that_cannot_be_read_is_refused_with_its_place",),
+        simulated=False,
+    ),
+)
