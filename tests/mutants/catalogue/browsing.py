@@ -26,7 +26,7 @@ MUTANTS = (
         "page-begins-with-the-message-before",
         "the last message of a page comes on the next one as well",
         (Patch("disheap_heap:_chunks", "rest = chunk[bisect_right(chunk, after) :]", "rest = chunk"),),
-        (HEAP + "test_what_stays_comes_once_while_others_come_and_go",),
+        (HEAP + "test_a_page_has_no_more_than_was_asked_for_and_says_where_the_next_goes_on",),
         simulated=False,
     ),
     Mutant(
