@@ -77,6 +77,7 @@ OF_LEADERS = (broker.GroupMessage, broker.Confirm, broker.SetGroups)
 QUERIES: dict[type, Callable[[State, int, Any], bytes]] = {
     broker.Peek: queries.peek,
     broker.Browse: queries.browse,
+    broker.Explain: queries.explain,
     broker.DescribeTopic: queries.describe_topic,
     broker.ListTopics: queries.list_topics,
     broker.GetStats: queries.get_stats,

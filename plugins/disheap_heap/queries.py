@@ -13,6 +13,8 @@ from disheap.protocol.broker import (
     Browsed,
     DescribeTopic,
     ExchangeInfos,
+    Explain,
+    Explained,
     GetStats,
     Holder,
     ListExchanges,
@@ -74,6 +76,39 @@ def browse(state: State, session: int, query: Browse) -> bytes:
             messages.append(message)
         after = chunk[-1]
     return encode(Browsed(messages))
+
+
+def explain(state: State, session: int, query: Explain) -> bytes:
+    """Where a message is, how many are ahead of it, and who could take it."""
+    topic, number = find_existing(state, query.topic), query.id
+    require_access(topic, session)
+    active = [one for one in topic.consumers.values() if not one.ended]
+    counts = (state.now_ms, len(topic.ready), len(active), sum(one.can_receive() for one in active))
+    if (message := topic.ready.by_id().get(number)) is not None:
+        shown = _peeked(topic, message, "ready")
+        found = Explained(
+            "ready",
+            *counts,
+            ahead=topic.ready.count_before(message),
+            expires_at_ms=message.expires_at_ms,
+            message=shown,
+        )
+    elif (delayed := topic.delayed.get(number)) is not None:
+        due_ms, message = delayed[0], delayed[1]
+        shown = _peeked(topic, message, "delayed", due_ms)
+        found = Explained("delayed", *counts, expires_at_ms=message.expires_at_ms, message=shown)
+    elif (lease := state.leases.get(number)) is not None and lease.consumer.topic is topic:
+        shown = _peeked(topic, lease.message.after(lease.epoch), "leased", 0, lease.consumer)
+        holder = lease.consumer.session
+        found = Explained(
+            "leased", *counts, lease_until_ms=lease.until_ms, connected=holder.attached,
+            expires_at_ms=lease.message.expires_at_ms, message=shown,
+        )  # fmt: skip
+    elif (frozen := state.transactions.frozen.get(number)) is not None and frozen.topic == topic.number:
+        found = Explained("frozen", *counts)
+    else:
+        found = Explained("", *counts)
+    return encode(found)
 
 
 def describe_topic(state: State, session: int, query: DescribeTopic) -> bytes:

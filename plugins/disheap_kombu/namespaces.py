@@ -28,6 +28,7 @@ NAMES: dict[type, tuple[str, ...]] = {
     broker.Unbind: ("exchange", "topic"),
     broker.Peek: ("topic",),
     broker.Browse: ("topic",),
+    broker.Explain: ("topic",),
     broker.DescribeTopic: ("topic",),
     broker.ListExchanges: ("exchange",),
 }

@@ -93,6 +93,32 @@ def test_a_wrong_filter_is_shown_with_a_mark_under_the_place(ask: Ask, topic: st
     assert told["error"] == "usage" and "character 3" in told["message"]
 
 
+def test_a_message_is_explained_in_each_state(ask: Ask, filled: str, url: str) -> None:
+    ids = {one["payload"]: one["id"] for one in ask("search", filled, "--json").json["messages"]}
+
+    def explained(payload: str) -> str:
+        return ask("explain", filled, str(ids[payload])).text
+
+    assert "ready: 2 of 3 ready messages are ahead of it\n  the topic has no consumer" in explained("second")
+    assert "ready: the next one" in explained("urgent")
+    assert "priority 0, enqueued" in explained("later") and "delayed: it is due in 59 min" in explained("later")
+    with sync.connect(url + "?label=billing") as client:
+        (held,) = client.topic(filled).pop(lease_ms=600_000)
+        assert "(billing) holds it until" in explained("urgent") and "1 attempt\n" in explained("urgent")
+        shown = ask("explain", filled, str(held.id), "--json").json
+        assert (shown["state"], shown["connected"], shown["message"]["payload"]) == ("leased", True, "urgent")
+        held.ack()
+    with sync.connect(url) as client, client.topic(filled).consume(credit=1) as consumer:
+        next(consumer)
+        assert "1 consumer, and none can take more now" in explained("second")
+
+
+def test_a_message_that_is_gone_is_not_explained(ask: Ask, topic: str) -> None:
+    ended = ask("explain", topic, "17")
+    assert ended.code == 9 and "is not there: it was acknowledged, dropped, expired or moved" in ended.text
+    assert ask("explain", topic, "17", "--json").json["state"] is None
+
+
 def test_a_topic_that_is_not_there_is_named(ask: Ask) -> None:
     ended = ask("search", "nowhere")
     assert ended.code == 5 and "there is no topic 'nowhere'" in ended.err

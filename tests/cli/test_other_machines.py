@@ -34,6 +34,7 @@ NEED_HEAP = {
     "pop": ("jobs",),
     "peek": ("jobs",),
     "search": ("jobs",),
+    "explain": ("jobs", "1"),
     "sub": ("jobs",),
     "exchange create": ("mail",),
     "exchange ls": (),

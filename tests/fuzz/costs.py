@@ -177,6 +177,7 @@ def _invent_command(random: Random) -> Step:
             broker.DeleteExchange(random.choice([exchange, "h"])),
             broker.Peek(topic, count),
             broker.Browse(topic, random.choice([0, 1, count]), count),
+            broker.Explain(topic, count),
             broker.ListTopics(),
             broker.ListExchanges(),
             broker.GetStats(),

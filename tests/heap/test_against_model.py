@@ -648,6 +648,11 @@ class HeapAgainstModel(ViewRules):
             assert [(one.id, one.attempts, one.priority, one.encoded_headers, one.key) for one in peeked] == [
                 (one.id, one.attempts, one.priority, one.new.encoded_headers, one.new.key) for one in ready
             ]
+            if ready:
+                last = self.driver.ask(broker.Explain(name, ready[-1].id), topic.owner or 1)
+                assert (last.state, last.ahead, last.ready) == ("ready", len(ready) - 1, len(ready))
+                receiving = sum(self.model.can_receive(one) for one in self.model.active(topic))
+                assert (last.consumers, last.receiving) == (len(self.model.active(topic)), receiving)
             whole = sorted((one for one in here if one.transaction is None), key=lambda one: one.id)
             assert self.driver.browse(name, 3, topic.owner or 1) == [one.peeked() for one in whole]
 

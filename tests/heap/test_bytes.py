@@ -59,6 +59,7 @@ SENT_BYTES_MAX_BY_NAME = {
     "ListExchanges": 1 << 20,
     "Peek": 2 << 20,
     "Browse": 2 << 20,
+    "Explain": 2 << 20,
     "ATTACH": 2 << 20,
     "DETACH": 0,
     "EXPIRE": 0,

@@ -545,6 +545,8 @@ CASES = [
     Case("10,000 messages", filled, broker.DescribeTopic("q")),
     Case("10,000 messages", filled, broker.Peek("q", 1000)),
     Case("10,000 messages", filled, broker.Browse("q")),
+    Case("100,000 messages", lambda: filled(100_000), broker.Explain("q", 99_999)),
+    Case("10,000 consumers with 10 leases each", held_by_many, broker.Explain("q0", 1)),
     Case("100,000 messages, of which none is shown", lambda: filled(100_000), broker.Browse("q", ready=False)),
     Case("10,000 consumers with 10 leases each", held_by_many, broker.Peek("q0", 1000, leased=True)),
     Case("10,000 consumers with 10 leases each", held_by_many, broker.DescribeTopic("q0", holders=broker.HOLDERS_MAX)),

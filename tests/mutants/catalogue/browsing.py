@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant, Patch
 
 HEAP = "tests/heap/test_browsing.py::"
+EXPLAIN = "tests/heap/test_explaining.py::"
 FILTERS = "tests/cli/test_filters.py::"
 
 MUTANTS = (
@@ -112,6 +113,34 @@ MUTANTS = (
         "a filter of many parentheses ends the command with a RecursionError",
         (Patch("disheap.cli.looking.filters", "self._depth > NESTED_MAX", "False"),),
         (FILTERS + "test_a_filter_that_cannot_be_read_is_refused_with_its_place",),
+        simulated=False,
+    ),
+    Mutant(
+        "rank-within-its-chunk",
+        "a message that a million others precede is said to be among the next ones",
+        (Patch("disheap_heap.tables.ordered", "sum(map(len, self.chunks[:place])) + bisect_left", "bisect_left"),),
+        (EXPLAIN + "test_a_ready_message_knows_how_many_are_ahead_of_it",),
+        simulated=False,
+    ),
+    Mutant(
+        "consumers-without-credit-could-take-it",
+        "a message waits because every consumer is full, and the operator is told that they could take it",
+        (Patch("disheap_heap:explain", "sum(one.can_receive() for one in active)", "len(active)"),),
+        (EXPLAIN + "test_consumers_count_with_those_that_can_receive",),
+        simulated=False,
+    ),
+    Mutant(
+        "lease-of-another-topic-explained",
+        "a message of another topic is shown, although its reader may not read that one",
+        (Patch("disheap_heap:explain", " and lease.consumer.topic is topic", ""),),
+        (EXPLAIN + "test_what_is_not_in_the_topic_is_said_not_to_be_there",),
+        simulated=False,
+    ),
+    Mutant(
+        "explained-to-strangers",
+        "anybody reads a message of an exclusive topic",
+        (Patch("disheap_heap:explain", "    require_access(topic, session)\n", ""),),
+        (EXPLAIN + "test_only_who_may_read_a_topic_is_told",),
         simulated=False,
     ),
 )

@@ -430,6 +430,12 @@ class Topic:
                 yield message
             after = page.after
 
+    async def explain(self, number: int) -> broker.Explained:
+        """Where the message with this id is, how many are ahead of it, who holds it, and how many consumers could take
+        one now. Raises `TopicNotFound`."""
+        explained: broker.Explained = await self._driver.query(broker.Explain(self.name, number))
+        return explained
+
     async def stats(self) -> broker.TopicInfo:
         """Its settings, messages by state, `consumers` and `ready_bytes`. Raises `TopicNotFound`."""
         info: broker.TopicInfo = await self._driver.query(broker.DescribeTopic(self.name))

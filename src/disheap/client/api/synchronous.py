@@ -420,6 +420,12 @@ class Topic:
             yield from page.messages
             after = page.after
 
+    def explain(self, number: int) -> broker.Explained:
+        """Where the message with this id is, how many are ahead of it, who holds it, and how many consumers could take
+        one now. Raises `TopicNotFound`."""
+        explained: broker.Explained = self._driver.query(broker.Explain(self.name, number))
+        return explained
+
     def stats(self) -> broker.TopicInfo:
         """Its settings, messages by state, `consumers` and `ready_bytes`. Raises `TopicNotFound`."""
         info: broker.TopicInfo = self._driver.query(broker.DescribeTopic(self.name))

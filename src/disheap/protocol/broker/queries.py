@@ -34,6 +34,13 @@ class Browse(Record, tag=136, frozen=True):
     leased: bool = True
 
 
+class Explain(Record, tag=137, frozen=True):
+    """Where one message of a topic is, and what is between it and a consumer. Answer: `Explained`."""
+
+    topic: str
+    id: Annotated[int, Meta(ge=1, le=ID_MAX)]
+
+
 class DescribeTopic(Record, tag=129, frozen=True):
     """One topic. With `require_access` a topic that is exclusive to another session is `TopicLocked`. Answer:
     `TopicInfo`, with at most so many `holders`."""
@@ -90,6 +97,17 @@ class GetParts(Record, tag=135, frozen=True):
     limit: Annotated[int, Meta(ge=1, le=PARTS_PAGE)] = PARTS_PAGE
 
 
-Query = Peek | Browse | DescribeTopic | ListTopics | GetStats | ListExchanges | ListTransactions | GetValues | GetParts
+Query = (
+    Peek
+    | Browse
+    | Explain
+    | DescribeTopic
+    | ListTopics
+    | GetStats
+    | ListExchanges
+    | ListTransactions
+    | GetValues
+    | GetParts
+)
 
 decode_query: msgspec.msgpack.Decoder[Query] = msgspec.msgpack.Decoder(Query)

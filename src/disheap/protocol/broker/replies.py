@@ -111,6 +111,25 @@ class Browsed(Record, tag=86, frozen=True):
     after: int = 0
 
 
+class Explained(Record, tag=87, frozen=True):
+    """One message and its surroundings. `state`: "ready", "delayed", "leased" or "frozen" (a transaction has prepared
+    its ack). It is "" if the topic has no message of that id. `ahead`: the ready messages that come before it; 0
+    unless it is ready. `consumers`: those of the topic, pops included. `receiving`: those of them that can receive a
+    message now. `lease_until_ms`: when its lease ends; 0 if it lasts as long as the session. `connected`: whether the
+    session that holds it has a connection. `message` is None for "frozen" and for ""."""
+
+    state: str
+    time_ms: int
+    ready: int
+    consumers: int
+    receiving: int
+    ahead: int = 0
+    expires_at_ms: int = 0
+    lease_until_ms: int = 0
+    connected: bool = False
+    message: PeekedMessage | None = None
+
+
 class Stats(Record, tag=74, frozen=True):
     """Counts over the whole machine. `pops` are those that wait. `time_ms` is the cluster's time. `prepared` messages
     and `frozen` ones wait for the decision on `transactions`. `forwarding`: decisions, and questions for them, that
@@ -263,6 +282,7 @@ Reply = (
     | TopicInfos
     | Peeked
     | Browsed
+    | Explained
     | Stats
     | ExchangeInfos
     | Resumed

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from disheap.protocol import broker
-from disheap.testing import heap_batches, heap_transactions
+from disheap.testing import heap_batches, heap_queries, heap_transactions
 from disheap.testing.heap_model import Model
 from disheap.testing.heap_records import ModelConsumer, ModelMessage, ModelTopic, ModelTransaction
 from disheap.testing.simulator.checks.reference_exchanges import ReferenceExchanges, Refused
@@ -59,7 +59,9 @@ class Reference:
             case broker.Peek():
                 return self._peek(query)
             case broker.Browse():
-                return self._browse(query)
+                return heap_queries.browsed(self._messages_of(self._topic(query.topic)), query)
+            case broker.Explain():
+                return heap_queries.explained(self.model, self._topic(query.topic), query.id, now_ms)
             case broker.DescribeTopic():
                 return self._info(self._topic(query.topic))
             case broker.ListTopics():
@@ -432,13 +434,6 @@ class Reference:
             sum(message.holder is not None for message in here), len(self.model.subscribers(topic)),
             sum(message.size() for message in ready), created, ready[0].enqueued_ms if ready else 0,
         )  # fmt: skip
-
-    def _browse(self, query: broker.Browse) -> broker.Reply:
-        kinds = {"ready": query.ready, "delayed": query.delayed, "leased": query.leased}
-        here = sorted(self._messages_of(self._topic(query.topic)), key=lambda one: one.id)
-        found = [one.peeked() for one in here if one.id > query.after and kinds[one.state]]
-        page = found[: query.limit]
-        return broker.Browsed(page, page[-1].id if len(found) > len(page) else 0)
 
     def _peek(self, query: broker.Peek) -> broker.Reply:
         ready = self.model.ready(self._topic(query.topic))[: query.count] if query.ready else []
