@@ -451,7 +451,15 @@ class Worker(ValueOperations):
         await self._client.unbind(exchange, self._topic(), *self._place(exchange))
 
     async def _peek(self) -> None:
-        await self._client.topic(self._topic()).peek(self.rng.between(1, 5))
+        topic, count = self._client.topic(self._topic()), self.rng.between(1, 5)
+        if count == 5:
+            _ = [one async for one in topic.browse()]
+        elif count == 4:
+            page = await self._client.driver.query(broker.Browse(topic.name, limit=count))
+            for one in page.messages[-1:]:
+                await topic.explain(one.id)
+        else:
+            await topic.peek(count)
 
     async def _ask(self) -> None:
         kind = self.rng.below(4)
