@@ -273,4 +273,5 @@ def _peeked(
     content = body if type(body) is Content else Content(body, b"", "")  # type: ignore[arg-type]
     shown = (message.id, priority, message.attempts, message.enqueued_ms, state, due_ms)
     held_by = (holder.session.number, holder.number) if holder is not None else (0, 0)
-    return PeekedMessage(*shown, content.payload, content.encoded_headers, content.key, *held_by)
+    body_fields = (content.payload, content.encoded_headers, content.key)
+    return PeekedMessage(*shown, *body_fields, *held_by, message.expires_at_ms)

@@ -35,6 +35,8 @@ NEED_HEAP = {
     "peek": ("jobs",),
     "search": ("jobs",),
     "explain": ("jobs", "1"),
+    "export": ("jobs",),
+    "import": ("jobs",),
     "sub": ("jobs",),
     "exchange create": ("mail",),
     "exchange ls": (),

@@ -43,6 +43,8 @@ COMMANDS = {
     "peek": ("disheap.cli.looking.peeking:peek", "Look at the next messages of a topic."),
     "search": ("disheap.cli.looking.searching:search", "Find messages of a topic by a filter."),
     "explain": ("disheap.cli.looking.explaining:explain", "Say why a message is not delivered."),
+    "export": ("disheap.cli.files.exporting:export", "Write the messages of a topic to a file."),
+    "import": ("disheap.cli.files.importing:import_", "Enqueue messages from such a file."),
     "backup": ("disheap.cli.backup:backup", "Write a backup of the running cluster."),
     "restore": ("disheap.cli.restore:restore", "Make a new cluster of a backup."),
     "recover": ("disheap.cli.recover:recover", "Make a new cluster of what one node has left."),

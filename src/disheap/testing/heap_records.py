@@ -33,7 +33,8 @@ class ModelMessage:
         """What a query shows of it."""
         held_by = (self.holder.session, self.holder.number) if self.holder is not None else (0, 0)
         shown = (self.id, self.priority, self.attempts, self.enqueued_ms, self.state, self.due_ms)
-        return broker.PeekedMessage(*shown, self.new.payload, self.new.encoded_headers, self.new.key, *held_by)
+        body = (self.new.payload, self.new.encoded_headers, self.new.key)
+        return broker.PeekedMessage(*shown, *body, *held_by, self.expires_at_ms)
 
     @property
     def priority(self) -> int:

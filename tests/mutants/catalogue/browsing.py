@@ -6,6 +6,7 @@ from tests.mutants.mutant import Mutant, Patch
 
 HEAP = "tests/heap/test_browsing.py::"
 EXPLAIN = "tests/heap/test_explaining.py::"
+FILES = "tests/cli/test_cli_files.py::"
 FILTERS = "tests/cli/test_filters.py::"
 
 MUTANTS = (
@@ -141,6 +142,27 @@ MUTANTS = (
         "anybody reads a message of an exclusive topic",
         (Patch("disheap_heap:explain", "    require_access(topic, session)\n", ""),),
         (EXPLAIN + "test_only_who_may_read_a_topic_is_told",),
+        simulated=False,
+    ),
+    Mutant(
+        "import-begins-before-it-has-checked",
+        "the lines before a damaged one are imported, and once more with the corrected file",
+        (Patch("disheap.cli.files.importing", "total = sum(1 for _ in _lines(stream))", "total = 0"),),
+        (FILES + "test_a_damaged_line_imports_nothing_and_is_named",),
+        simulated=False,
+    ),
+    Mutant(
+        "imported-message-is-due-at-once",
+        "a message that waits for its time is delivered when it has been imported",
+        (Patch("disheap.cli.files.lines", "delay_ms = max(0, self.due_ms - now_ms)", "delay_ms = 0"),),
+        (FILES + "test_times_count_from_the_moment_of_the_import",),
+        simulated=False,
+    ),
+    Mutant(
+        "infinite-header-becomes-text",
+        "a header that is no finite number comes back as text",
+        (Patch("disheap.cli.files.lines", '{"float": str(value)} if', "str(value) if"),),
+        (FILES + "test_a_message_comes_back_from_its_line",),
         simulated=False,
     ),
 )

@@ -56,6 +56,7 @@ def peeked_fields(message: PeekedMessage, labels: dict[int, str]) -> dict[str, A
         "enqueued_ms": message.enqueued_ms,
         "state": message.state,
         "due_ms": message.due_ms,
+        "expires_at_ms": message.expires_at_ms,
         "session": message.session,
         "label": labels.get(message.session, ""),
         "consumer": message.consumer,

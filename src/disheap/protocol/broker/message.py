@@ -38,7 +38,8 @@ class NewMessage(Exact, frozen=True):
 class PeekedMessage(Record, frozen=True):
     """`state`: "ready", "delayed" or "leased". `due_ms`: when a delayed message becomes ready; 0 for the others.
     `attempts` counts the leases so far, without those that were released. Headers and key are those of `NewMessage`.
-    `session` and `consumer` are the numbers of what holds a leased message; 0 for the others."""
+    `session` and `consumer` are the numbers of what holds a leased message; 0 for the others. `expires_at_ms`: when it
+    is dropped if it is not delivered; 0 for never."""
 
     id: int
     priority: int
@@ -51,6 +52,7 @@ class PeekedMessage(Record, frozen=True):
     key: str = ""
     session: int = 0
     consumer: int = 0
+    expires_at_ms: int = 0
 
     @property
     def headers(self) -> dict[str, HeaderValue]:
