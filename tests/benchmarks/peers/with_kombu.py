@@ -6,6 +6,7 @@ Each runs in the calling thread, as in an application, with messages of `PAYLOAD
 from __future__ import annotations
 
 import json
+import socket
 import time
 import uuid
 from contextlib import suppress
@@ -94,6 +95,10 @@ def wait_taken(connection: Any, queue: Any) -> None:
         queue.queue_declare(passive=True)
 
 
+PATIENT = {"socket_settings": {socket.TCP_USER_TIMEOUT: 120_000}}
+"""RabbitMQ reads nothing for a while when it is given too much. py-amqp takes a connection for dead after a second."""
+
+
 def fill(connection: Any, setting: Setting, queue: Any, number: int, body: Any, **properties: Any) -> None:
     """Puts that many messages into a queue, by the fastest way that the broker has."""
     properties = properties or RAW
@@ -108,7 +113,7 @@ def fill(connection: Any, setting: Setting, queue: Any, number: int, body: Any, 
                 for _ in range(min(BATCH, number - begun)):
                     producer.publish(body, **more)
     else:
-        with kombu.Connection(connection.as_uri(include_password=True)) as unconfirmed:
+        with kombu.Connection(connection.as_uri(include_password=True), transport_options=PATIENT) as unconfirmed:
             producer = unconfirmed.Producer(serializer=producer.serializer)
             for _ in range(number):
                 producer.publish(body, **more)
