@@ -18,7 +18,17 @@ from disheap.protocol import broker
 from disheap.protocol.frames import UNREADABLE
 from disheap_heap import measuring, queries, work
 from disheap_heap.command_set import CommandSet, Handlers, tag_of, unreadable
-from disheap_heap.commands import barriers, consumers, enqueue, exchanges, relaying, sessions, topics, values
+from disheap_heap.commands import (
+    barriers,
+    consumers,
+    enqueue,
+    exchanges,
+    relaying,
+    sessions,
+    topic_life,
+    topics,
+    values,
+)
 from disheap_heap.commands.dead_letters import publish_dead_letters
 from disheap_heap.constants import CONSTANTS
 from disheap_heap.delivery import leases
@@ -66,6 +76,8 @@ HANDLERS: Handlers = {
     broker.Unwatch: (1, values.unwatch),
     broker.SetBarrier: (1, barriers.set_barrier),
     broker.CloseBarrier: (1, barriers.close_barrier),
+    broker.UpdateTopic: (1, topic_life.update_topic),
+    broker.PauseTopic: (1, topic_life.pause_topic),
 }
 """(the `machine_version` since which the command exists, its handler). A command that was released never changes its
 fields. A new form of it is a struct of its own with the same tag and a later version. It replaces the old form from

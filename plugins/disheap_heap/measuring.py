@@ -40,6 +40,8 @@ def metrics(state: State, time_ms: int) -> list[Metric]:
                [((topic.name,), age_s) for topic in shown if (age_s := oldest_age_s(topic, time_ms)) is not None]),
         _gauge("disheap_consumers", "Consumers of the topic, without pops.",
                _with_rest(shown, lambda topic: topic.subscribers, state.subscribers)),
+        _gauge("disheap_topic_paused", "1 for a topic whose deliveries or enqueues are paused. Others are left out.",
+               [((topic.name,), 1) for topic in shown if topic.holds_back or topic.is_closed]),
         _plain("disheap_topics", "Topics.", len(state.topics)),
         _plain("disheap_exchanges", "Exchanges.", len(state.exchanges)),
         _plain("disheap_message_bytes", "Bytes of all messages: payload, headers and key.", state.message_bytes),
@@ -89,6 +91,8 @@ def _row(state: State, topic: Topic, time_ms: int) -> dict[str, Any]:
         "oldest_age_s": oldest_age_s(topic, time_ms),
         "priorities": priorities,
         "dead_lettered": dict(topic.counts.dead_lettered),
+        "deliveries_paused": topic.holds_back,
+        "enqueues_paused": topic.is_closed,
         "is_summed": topic.counts is state.series.rest,
     }
 

@@ -108,6 +108,8 @@ def explain(state: State, session: int, query: Explain) -> bytes:
         found = Explained("frozen", *counts)
     else:
         found = Explained("", *counts)
+    if topic.holds_back:
+        found = msgspec.structs.replace(found, deliveries_paused=True)
     return encode(found)
 
 

@@ -30,6 +30,10 @@ MAX_RETURNS_PER_CALL = 250
 """Leases that one call gives back, over all consumers. The rest is postponed. About half a millisecond: many sessions
 may end in one entry."""
 
+MAX_TRIMMED_PER_CALL = 250
+"""Messages that the change of a topic's settings drops at once because they are too many. The rest is postponed. About
+a millisecond."""
+
 MAX_DEAD_LETTER_UNITS_PER_CALL = 250
 """Units of dead letters that one call publishes: some 50 of them. The rest is postponed. About a millisecond: many
 sessions may end in one entry."""

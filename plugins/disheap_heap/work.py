@@ -1,9 +1,10 @@
 """Timers that are due, and postponed work (`limits.apply_work_limit`).
 
 `advance` does at most `limit` units. First come the due timers in order of their deadlines. After each deadline come
-the dead letters and the deliveries that it made possible. Then come, in slices, sessions that end, leases that are sent
-again, and leases that are given back. At last the memory of purged messages is freed. A unit is one timer, delivery,
-lease, consumer, topic, binding or record. It takes 1 to 5 us.
+the dead letters and the deliveries that it made possible. Then come, in slices, messages that are too many for a topic
+whose settings changed. Sessions that end, leases that are sent again, and leases that are given back follow. At last
+the memory of purged messages is freed. A unit is one timer, delivery, lease, consumer, topic, binding or record. It
+takes 1 to 5 us.
 
 A slice gives back the oldest leases of a consumer first. All messages of a slice are back in their topic before the
 first of them is delivered. So the order is strict within a slice, and a message of a later slice is ordered from then
@@ -29,6 +30,7 @@ from disheap_heap.delivery.dropping import needed_ids
 from disheap_heap.delivery.ending import finish_pop
 from disheap_heap.delivery.leases import expire_lease
 from disheap_heap.delivery.returning import fire_message_timer, requeue_some
+from disheap_heap.delivery.trimming import trim_some
 from disheap_heap.settings import MAX_DELIVERIES_PER_CALL
 from disheap_heap.state.dropped import free_one, uncount_freed
 from disheap_heap.state.footprint import uncount_extras
@@ -49,6 +51,9 @@ def advance(state: State, limit: int) -> int:
     left = _fire_due(state, limit)
     if (state.dying or state.unserved or state.freed) and left > 0:
         left -= _serve_waiting(state, left)
+    if state.trimming and left > 0:
+        left -= trim_some(state, left)
+        left -= _serve_waiting(state, left)
     if (state.ending or state.resending) and left > 0:
         left -= _end_waiting(state, left)
         left -= _resend_waiting(state, left)
@@ -65,7 +70,7 @@ def backlog(state: State) -> bool:
     """Whether work is postponed or a timer is due."""
     if state.unserved or state.freed or state.returning or state.ending or state.resending or state.unfreed:
         return True  # any(postponed(state)), in a third of the time; asked twice for each entry
-    if state.dying:
+    if state.dying or state.trimming:
         return True
     deadline = state.timers.next_deadline()
     return deadline is not None and deadline <= state.now_ms
@@ -73,7 +78,10 @@ def backlog(state: State) -> bool:
 
 def postponed(state: State) -> tuple[Sized, ...]:
     """The collections of postponed work."""
-    return (state.dying, state.unserved, state.freed, state.returning, state.ending, state.resending, state.unfreed)
+    return (
+        state.dying, state.unserved, state.freed, state.trimming, state.returning, state.ending, state.resending,
+        state.unfreed,
+    )  # fmt: skip
 
 
 def _fire_due(state: State, limit: int) -> int:

@@ -113,6 +113,7 @@ _BY_ERROR: dict[type[errors.RequestError], Callable[[str], Exception]] = {
     errors.TopicInUse: PreconditionFailed,
     errors.ConsumerNotFound: NotFound,
     errors.TopicFull: QueueFull,
+    errors.TopicPaused: QueueFull,
     errors.DiskFull: BrokerFull,
     errors.MemoryFull: BrokerFull,
     errors.InternalError: InternalError,
@@ -124,9 +125,8 @@ _BY_ERROR: dict[type[errors.RequestError], Callable[[str], Exception]] = {
 
 def refusal_of_full_queues(reply: broker.Published) -> str:
     """What `QueueFull` says."""
-    return (
-        f"{reply.refused} of {reply.refused + reply.routed} queues are full and refused the message; the others have it"
-    )
+    count = reply.refused + reply.routed
+    return f"{reply.refused} of {count} queues are full or paused and refused the message; the others have it"
 
 
 def translated(error: errors.DisheapError, publishing: bool = False) -> Exception:

@@ -20,6 +20,8 @@ NAMES: dict[type, tuple[str, ...]] = {
     broker.Subscribe: ("topic",),
     broker.Pop: ("topic",),
     broker.CreateTopic: ("topic",),
+    broker.UpdateTopic: ("topic",),
+    broker.PauseTopic: ("topic",),
     broker.DeleteTopic: ("topic",),
     broker.Purge: ("topic",),
     broker.CreateExchange: ("exchange", "alternate"),

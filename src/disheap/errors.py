@@ -308,6 +308,13 @@ class TopicFull(CommandRefused):
     code = "topic-full"
 
 
+class TopicPaused(CommandRefused):
+    """The topic takes no messages for now, because somebody has paused it. Nothing was done. Try again later, or let it
+    go on: `disheap topic resume NAME`."""
+
+    code = "topic-paused"
+
+
 class ExchangeNotFound(CommandRefused):
     """No such exchange."""
 

@@ -173,6 +173,8 @@ def _invent_command(random: Random) -> Step:
             broker.Recover(list(range(1, 4))),
             broker.Cancel(random.randint(1, 4), True),
             broker.Purge(topic),
+            broker.UpdateTopic(topic, {"max_messages": random.choice([0, 5]), "overflow": "drop"}),
+            broker.PauseTopic(topic, random.choice([False, False, True]), random.choice([None, False])),
             broker.DeleteTopic(topic),
             broker.DeleteExchange(random.choice([exchange, "h"])),
             broker.Peek(topic, count),

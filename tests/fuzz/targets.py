@@ -438,6 +438,8 @@ _GROUP_STEPS: tuple[Callable[[int], broker.Command], ...] = (
     lambda n: broker.Cancel(1 + n % 16, n >= 128),
     lambda n: broker.Recover([1 + n % 8, 1 + n // 16]),
     lambda n: broker.Purge("tu"[n % 2]),
+    lambda n: broker.UpdateTopic("tu"[n % 2], {"max_messages": n % 5, "overflow": ("drop", "reject")[n % 2]}),
+    lambda n: broker.PauseTopic("tu"[n % 2], (None, False, True)[n % 3], (None, False, True, False)[n % 4]),
 )
 
 

@@ -23,6 +23,7 @@ from disheap.errors import (
     TopicInUse,
     TopicLocked,
     TopicMismatch,
+    TopicPaused,
 )
 from disheap.interfaces import Principal
 from disheap.protocol import broker
@@ -65,7 +66,22 @@ SHAPES_WITH_DEATHS = (
     broker.TopicSettings(retry_delay_ms=5, delivery_limit=2),
 )
 
+CHANGES: tuple[dict[str, Any], ...] = (
+    {"max_messages": 2, "overflow": "drop"},
+    {"max_messages": 1},
+    {"max_messages": 0, "overflow": "reject", "priority_max": 1},
+    {"message_ttl_ms": 25, "priority_max": 0},
+    {"message_ttl_ms": 0, "auto_delete": False},
+    {"expires_ms": 30},
+    {"expires_ms": 0, "delivery_limit": 2},
+    {"dead_letter_topic": "b", "dead_letter_exchange": ""},
+    {"dead_letter_topic": "", "dead_letter_exchange": ""},
+    {"retry_delay_ms": 6, "retry_delay_max_ms": 0},
+    {},
+)
+
 sessions = st.sampled_from(SESSIONS)
+pauses = st.sampled_from([None, False, False, True])
 names = st.sampled_from(NAMES)
 picks = st.integers(0, 1 << 30)
 priorities = st.integers(-2, 2) | st.sampled_from([broker.PRIORITY_MIN, broker.PRIORITY_MAX])
@@ -174,6 +190,44 @@ class HeapAgainstModel(ViewRules):
         if self.live_session(session):
             self.make(name, self.shapes[pick % len(self.shapes)], session)
 
+    @rule(pick=picks, session=sessions, changes=st.sampled_from(CHANGES), revision=st.sampled_from([0, 0, 0, 1]))
+    def update_topic(self, pick: int, session: int, changes: dict[str, Any], revision: int) -> None:
+        topic = self.some_topic(pick)
+        if topic is None or not self.live_session(session):
+            return
+        answer = self.do(broker.UpdateTopic(topic.name, changes, revision), session)
+        if self.refused_as_locked(answer, topic, session):
+            return
+        if revision not in (0, topic.revision):
+            assert answer is TopicMismatch
+            return
+        settings = broker.changed_settings(topic.settings, changes)
+        if settings.dead_letter_topic == topic.name or (settings.dead_letter_topic and settings.dead_letter_exchange):
+            assert answer is InvalidArgument
+            return
+        if 0 < settings.retry_delay_max_ms < max(1, settings.retry_delay_ms):
+            assert answer is InvalidArgument
+            return
+        if settings.retry_delay_max_ms and not settings.retry_delay_ms:
+            assert answer is InvalidArgument
+            return
+        self.model.update(topic, settings)
+        assert not broker.difference(answer.settings, settings)
+        assert answer.revision == topic.revision
+        self.expect_pushes()
+
+    @rule(pick=picks, session=sessions, deliveries=pauses, enqueues=pauses)
+    def pause_topic(self, pick: int, session: int, deliveries: bool | None, enqueues: bool | None) -> None:
+        topic = self.some_topic(pick)
+        if topic is None or not self.live_session(session):
+            return
+        answer = self.do(broker.PauseTopic(topic.name, deliveries, enqueues), session)
+        if self.refused_as_locked(answer, topic, session):
+            return
+        self.model.pause(topic, deliveries, enqueues)
+        assert (answer.deliveries_paused, answer.enqueues_paused) == (topic.holds_back, topic.is_closed)
+        self.expect_pushes()
+
     @rule(
         pick=picks,
         payload=payloads,
@@ -193,6 +247,9 @@ class HeapAgainstModel(ViewRules):
             full = self.model.is_topic_full(topic) or (delay and self.model.delayed_full(topic))
             new = broker.NewMessage(payload, priority, delay, expires, headers, key)
             answer = self.do(broker.Enqueue(topic.name, new), 1)
+            if topic.is_closed:
+                assert answer is TopicPaused
+                continue
             if full:
                 assert answer is TopicFull
                 continue
@@ -322,6 +379,7 @@ class HeapAgainstModel(ViewRules):
         if code:
             refused = {
                 "topic-full": TopicFull,
+                "topic-paused": TopicPaused,
                 "lease-lost": LeaseLost,
                 "invalid-argument": InvalidArgument,
                 "barrier-closed": BarrierClosed,

@@ -48,6 +48,7 @@ SENT_BYTES_MAX_BY_NAME = {
     "Cancel": 16 << 10,
     "Purge": 16,
     "CreateTopic": 1 << 10,
+    "UpdateTopic": 1 << 10,
     "DeleteTopic": 1 << 20,
     "CreateExchange": 16,
     "DeleteExchange": 16,

@@ -69,6 +69,8 @@ VALUES = {
         "HISTORY_MAX": 10,
         "MAX_DEAD_LETTER_UNITS_PER_CALL": 250,
         "MAX_PASSED": 16,
+        "CHANGES_MAX": 64,
+        "MAX_TRIMMED_PER_CALL": 250,
         "RELEASED": 1 << 32,
         "TALLY_MAX": (1 << 63) - (1 << 32) - 1,
         "BARRIER": 7,

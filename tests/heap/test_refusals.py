@@ -232,7 +232,9 @@ def test_a_command_with_a_field_from_a_later_version_is_refused(busy: Driver) ->
 
 def test_a_client_ignores_fields_that_later_nodes_add_to_a_reply() -> None:
     settings = [*msgspec.to_builtins(broker.TopicSettings()), "a setting to come"]
-    body = msgspec.msgpack.encode([71, "jobs", settings, 1, 2, 3, 4, 5, True, 6, [], "a field to come"])
+    body = msgspec.msgpack.encode(
+        [71, "jobs", settings, 1, 2, 3, 4, 5, True, 6, [], 1, False, False, "a field to come"]
+    )
     found = broker.decode_reply.decode(body)
     assert isinstance(found, broker.TopicInfo)
     assert (found.settings.mode, found.oldest_enqueued_ms) == ("max", 6)

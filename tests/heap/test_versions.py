@@ -18,7 +18,7 @@ from disheap_heap.settings import HeapSettings
 from disheap_heap.state.state import State
 
 
-class Count(Exact, tag=40, frozen=True):
+class Count(Exact, tag=120, frozen=True):
     """A command of the next version."""
 
     topic: str
@@ -46,9 +46,9 @@ class Newer(HeapMachine):
 
 BODIES: list[Any] = [
     Count("jobs"),
-    [40],
-    [40, 7],
-    [40, "jobs", "more"],
+    [120],
+    [120, 7],
+    [120, "jobs", "more"],
     broker.Purge("jobs"),
     [13, "jobs", 3],
     [13, 5],
@@ -84,7 +84,7 @@ def test_below_a_version_old_and_new_code_answer_alike(value: Any, cut: int) -> 
 
 def test_a_command_exists_from_its_version_on() -> None:
     machine = _made(Newer)
-    with pytest.raises(VersionTooOld, match="tag 40 at machine_version 1"):
+    with pytest.raises(VersionTooOld, match="tag 120 at machine_version 1"):
         machine.apply(2, 2, 1, broker.encode(Count("jobs")))
     with pytest.raises(InvalidArgument, match="Purge does not fit"):
         machine.apply(3, 3, 1, broker.encode(PurgeSome("jobs", 3)))

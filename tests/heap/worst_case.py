@@ -134,6 +134,21 @@ def filled(count: int = MANY, payload_bytes: int = 1) -> Driver:
     return driver
 
 
+def trimmed() -> Driver:
+    """A topic whose limit was lowered. Most of what is too much is still there."""
+    driver = filled()
+    driver.machine.apply(1, 1, 1, broker.encode(broker.UpdateTopic("q", {"max_messages": 1, "overflow": "drop"})))
+    return driver
+
+
+def held_back() -> Driver:
+    """A topic whose deliveries are paused, with a consumer of much credit."""
+    driver = filled()
+    driver.do(broker.PauseTopic("q", deliveries=True))
+    driver.do(broker.Subscribe("q", broker.CREDIT_MAX))
+    return driver
+
+
 def leased(count: int = MANY) -> Driver:
     driver = filled(count)
     driver.do(broker.Subscribe("q", broker.CREDIT_MAX))
@@ -537,6 +552,14 @@ CASES = [
     ),
     Case("1,024 bindings by headers, and all match", bound_by_some_headers, MATCHING),
     Case("10,000 consumers", many_consumers, broker.DeleteTopic("q0")),
+    Case("10,000 messages", filled, broker.UpdateTopic("q", {"max_messages": 1, "overflow": "drop"})),
+    Case(
+        "10,000 messages that die",
+        filled,
+        broker.UpdateTopic("q", {"max_messages": 1, "overflow": "drop", "dead_letter_topic": "dead"}),
+    ),
+    Case("10,000 messages", trimmed, "advance by 500 units"),
+    Case("10,000 messages and a consumer", held_back, broker.PauseTopic("q", deliveries=False)),
     Case("10,000 topics", many_topics, broker.CreateTopic("a")),
     Case("10,000 topics", many_topics, broker.CreateExchange("a")),
     Case("10,000 topics", many_topics, broker.GetStats()),

@@ -33,6 +33,7 @@ CODES: tuple[tuple[type[errors.DisheapError], grpc.StatusCode], ...] = (
     (errors.TopicInUse, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.LeaseLost, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.TopicFull, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (errors.TopicPaused, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.DiskFull, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.MemoryFull, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.Overloaded, grpc.StatusCode.RESOURCE_EXHAUSTED),

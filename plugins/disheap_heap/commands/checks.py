@@ -13,6 +13,7 @@ from disheap.errors import (
     TopicFull,
     TopicLocked,
     TopicNotFound,
+    TopicPaused,
 )
 from disheap.protocol.broker import DURATION_MAX_MS, PRIORITY_MAX, PRIORITY_MIN, NewMessage
 from disheap_heap.state.messages import Body, Content
@@ -92,9 +93,14 @@ def check_message(state: State, message: NewMessage) -> Body:
 
 
 def check_capacity(topic: Topic, count: int) -> None:
-    """Raises `TopicFull` if the topic cannot take `count` more messages. Leased messages count, since they may be
-    given back, and so does what open transactions hold. A topic that drops when it is full takes any message that is
-    not delayed."""
+    """Raises `TopicPaused` if the topic takes no messages for now, and `TopicFull` if it cannot take `count` more.
+    Leased messages count, since they may be given back, and so does what open transactions hold. A topic that drops
+    when it is full takes any message that is not delayed."""
+    if topic.is_closed:
+        raise TopicPaused(
+            f"topic {topic.name!r} takes no messages for now: somebody has paused it. Try again later, or let it go on "
+            f"with: disheap topic resume {shlex.quote(topic.name)}"
+        )
     bound, held = topic.settings.max_messages, topic.messages() + topic.reserved
     if bound and not topic.drops and held + count > bound:
         raise TopicFull(

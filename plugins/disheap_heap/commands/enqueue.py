@@ -6,7 +6,7 @@ full ones.
 
 from __future__ import annotations
 
-from disheap.errors import CommandRefused, InvalidArgument, TopicFull, TopicNotFound
+from disheap.errors import CommandRefused, InvalidArgument, TopicFull, TopicNotFound, TopicPaused
 from disheap.protocol.broker import (
     Enqueue,
     Enqueued,
@@ -33,7 +33,7 @@ def enqueue(state: State, session: int, command: Enqueue) -> bytes:
     if topic is None:
         raise not_found(state, command.topic)
     body = check_message(state, message)
-    if topic.settings.max_messages:
+    if topic.limits:
         check_capacity(topic, 1)
         check_delayed_capacity(topic, message.delay_ms > 0)
     number = add(state, topic, message, body)
@@ -58,7 +58,8 @@ def enqueue_many(state: State, session: int, command: EnqueueMany) -> bytes:
 
 
 def publish(state: State, session: int, command: Publish) -> bytes:
-    """Puts a message into each topic to which the exchange routes it. Full topics are counted in the reply."""
+    """Puts a message into each topic to which the exchange routes it. The reply counts those that are full or
+    paused."""
     topics = find_topics(state, command.exchange, command.routing_key, command.message.encoded_headers)
     body = check_message(state, command.message)
     found = len(topics)
@@ -106,15 +107,16 @@ def check_found(state: State, command: Publish, found: int) -> None:
 
 
 def _with_capacity(topics: tuple[Topic, ...], message: NewMessage) -> tuple[Topic, ...]:
-    """The topics that have capacity for the message. Raises `TopicFull` if all of them are full."""
+    """The topics that have capacity for the message. Raises the refusal of the last one, `TopicFull` or `TopicPaused`,
+    if none has."""
     refusal = None
     taking = []
     for topic in topics:
         try:
-            if topic.settings.max_messages:
+            if topic.limits:
                 check_capacity(topic, 1)
                 check_delayed_capacity(topic, message.delay_ms > 0)
-        except TopicFull as error:
+        except (TopicFull, TopicPaused) as error:
             refusal = error
         else:
             taking.append(topic)

@@ -23,7 +23,8 @@ takes one byte."""
 def relay(state: State, time_ms: int, command: Publish) -> list[tuple[int, bytes]] | None:
     """The pushes of a message of which every topic would be rid at once: its only consumer takes it without a lease.
     For a consumer without a connection there is a push, too, and the leader drops it. None if the message has to wait
-    somewhere: for its time, for a consumer, behind others. None as well if the command would be refused."""
+    somewhere: for its time, for a consumer, behind others, in a paused topic. None as well if the command would be
+    refused."""
     message = command.message
     if message.delay_ms:
         return None
@@ -38,7 +39,7 @@ def relay(state: State, time_ms: int, command: Publish) -> list[tuple[int, bytes
     made: dict[int, tuple[bytes, bytes]] = {}  # by priority, which a topic may lower
     for topic in topics:
         consumer = _only_consumer(topic)
-        if consumer is None:
+        if consumer is None or topic.holds_back or topic.is_closed:
             return None
         session = consumer.session
         if session.attached and (topic.ready.chunks or not consumer.can_receive()):

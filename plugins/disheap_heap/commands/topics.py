@@ -35,11 +35,7 @@ def create_topic(state: State, session: int, command: CreateTopic) -> bytes:
     """Creates a topic, or takes over an exclusive one whose owner has no connection. Refuses other settings for a topic
     that exists."""
     check_name("topic", command.topic)
-    if command.settings.mode not in ("max", "min"):
-        raise InvalidArgument(f"mode is 'max' or 'min', not {command.settings.mode!r}")
-    if command.settings.overflow not in OVERFLOWS:
-        raise InvalidArgument(f"overflow is one of {', '.join(OVERFLOWS)}, not {command.settings.overflow!r}")
-    _check_dead_letters(command.topic, command.settings)
+    check_settings(command.topic, command.settings)
     topic = state.topics.get(command.topic)
     if topic is None:
         topic = _create(state, session, command)
@@ -55,6 +51,15 @@ def create_topic(state: State, session: int, command: CreateTopic) -> bytes:
         _take_over(state, topic, owner)
     update_expiry(state, topic)
     return encode(describe(topic))
+
+
+def check_settings(name: str, settings: TopicSettings) -> None:
+    """Raises `InvalidArgument` if a topic of this name cannot have these settings."""
+    if settings.mode not in ("max", "min"):
+        raise InvalidArgument(f"mode is 'max' or 'min', not {settings.mode!r}")
+    if settings.overflow not in OVERFLOWS:
+        raise InvalidArgument(f"overflow is one of {', '.join(OVERFLOWS)}, not {settings.overflow!r}")
+    _check_dead_letters(name, settings)
 
 
 def delete_topic(state: State, session: int, command: DeleteTopic) -> bytes:
@@ -127,6 +132,9 @@ def describe(topic: Topic, created: bool = False) -> TopicInfo:
         topic.ready_bytes,
         created,
         first.enqueued_ms if first else 0,
+        revision=topic.revision,
+        deliveries_paused=topic.holds_back,
+        enqueues_paused=topic.is_closed,
     )
 
 

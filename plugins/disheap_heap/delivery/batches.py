@@ -25,7 +25,7 @@ def add_many(state: State, topic: Topic, batch: list[NewMessage], bodies: list[B
     size = max(DROPPED_AT_ONCE, topic.settings.max_messages)
     for start in range(0, len(bodies), size):
         _add_slice(state, topic, batch[start : start + size], bodies[start : start + size])
-        drop_excess(state, topic)
+        drop_excess(state, topic, size + 1)
 
 
 def _add_slice(state: State, topic: Topic, batch: list[NewMessage], bodies: list[Body]) -> None:

@@ -47,12 +47,13 @@ def expire_ready(state: State, topic: Topic, message: Message) -> None:
         die(state, topic, message, deaths.EXPIRED)
 
 
-def drop_excess(state: State, topic: Topic) -> None:
+def drop_excess(state: State, topic: Topic, limit: int = 2) -> int:
     """Drops what is too much in a topic that drops when it is full: the lowest priority, and among equals the oldest.
-    What is kept does not depend on how many messages came at once."""
-    excess = len(topic.ready) - topic.settings.max_messages
+    What is kept does not depend on how many messages came at once. Drops at most `limit` messages. By default that is
+    enough for one more message. Returns how many it dropped."""
+    excess = min(limit, len(topic.ready) - topic.settings.max_messages)
     if excess <= 0:
-        return
+        return 0
     dropped = topic.ready.take_lowest(excess)
     expiring = [message.id for message in dropped if message.expires_at_ms]
     state.timers.disarm_messages(expiring, topic.number)
@@ -61,9 +62,10 @@ def drop_excess(state: State, topic: Topic) -> None:
         drop_ready(state, topic, dropped)
         state.dropped += excess
         topic.counts.dropped += excess
-        return
+        return excess
     take_ready(state, topic, dropped)
     _note(state, topic, sorted(dropped, key=BY_ID), deaths.OVERFLOW, "")  # in the order of arrival
+    return excess
 
 
 def _note(state: State, topic: Topic, messages: Sequence[Message], reason: str, error: str) -> None:

@@ -63,6 +63,9 @@ def serve(state: State, topic: Topic) -> None:
 
 def serve_some(state: State, topic: Topic, limit: int) -> int:
     """Delivers at most `limit` ready messages. Postpones the rest. Returns how many it delivered."""
+    if topic.holds_back:
+        state.unserved.pop(topic.number, None)
+        return 0
     ready, turns, done = topic.ready, topic.turns, 0
     waiting, order = ready.chunks, turns.by_number
     while waiting and order and (consumer := turns.next()) is not None:
@@ -127,7 +130,7 @@ def serve_all(state: State, topics: Iterable[Topic]) -> None:
 
 def serve_later(state: State, topic: Topic) -> None:
     """Postpones the deliveries of a topic, if there are any."""
-    if (topic.turns.by_number or topic.overtaking) and topic.ready.chunks:
+    if (topic.turns.by_number or topic.overtaking) and topic.ready.chunks and not topic.holds_back:
         state.unserved.setdefault(topic.number, topic)
 
 

@@ -57,6 +57,7 @@ def drop_all_waiting(state: State, topic: Topic) -> int:
         topic.ready, topic.delayed = ReadyMessages(), PartitionedDict()
         topic.ready_bytes = topic.delayed_bytes = 0
     state.unserved.pop(topic.number, None)
+    state.trimming.pop(topic.number, None)
     return count
 
 

@@ -62,7 +62,7 @@ def update_consumer(consumer: Consumer) -> None:
 def next_consumer(topic: Topic) -> Consumer | None:
     """The consumer that is sent the first ready message beyond its credit, or None. Takes constant time."""
     first = topic.ready.first()
-    if first is None or not topic.overtaking:
+    if first is None or not topic.overtaking or topic.holds_back:
         return None
     above, _, _, consumer = topic.overtaking[0]
     return consumer if -first.rank > above else None

@@ -136,11 +136,12 @@ class _Restorer:
     def _sessions(self, number: int, attached: bool, principal: str) -> None:
         self._state.sessions[number] = Session(number, attached, principal)
 
-    def _topics(self, number: int, name: str, settings: Any, owner: int, owned: bool, expires_at_ms: int) -> None:
-        state = self._state
+    def _topics(self, number: int, name: str, settings: Any, owner: int, owned: bool, *life: Any) -> None:
+        state, (expires_at_ms, revision, holds_back, is_closed) = self._state, life
         session = state.sessions.get(owner) if owned else None  # a session that is ending has its own row
         topic = Topic(number, name, msgspec.convert(settings, TopicSettings), session)
-        topic.expires_at_ms = expires_at_ms
+        topic.expires_at_ms, topic.revision = expires_at_ms, revision
+        topic.pause(holds_back, is_closed)
         state.topics[name] = state.topics_by_number[number] = topic
         state.series.add(topic)
         if session is not None:
@@ -329,6 +330,9 @@ class _Restorer:
         for consumer in list(session.consumers.values()):
             if consumer.ended and consumer.returning:
                 del session.consumers[consumer.number]
+
+    def _trimming(self, number: int) -> None:
+        self._state.trimming[number] = self._state.topics_by_number[number]
 
     def _resending(self, number: int) -> None:
         session = self._state.resending[number] = self._state.sessions[number]

@@ -40,12 +40,13 @@ from zlib import crc32
 
 from disheap_heap.encoding import encode
 from disheap_heap.state.messages import Body, Message, SharedMessage
+from disheap_heap.state.prepared import Transaction
 from disheap_heap.state.state import State
 from disheap_heap.state.view import View
 from disheap_heap.state.views import open_view
 from disheap_heap.tables.partitioned import PartitionedDict
 
-FORMAT = 12
+FORMAT = 13
 """The format of the versions that this release runs. A release that knows several formats writes the one of the
 cluster's `machine_version`. So an older node can read it before the raise."""
 PIECE_BYTES = 256 << 10
@@ -82,6 +83,7 @@ TABLES = (
     "unserved",
     "freed",
     "armed",
+    "trimming",
     "returning",
     "ending",
     "resending",
@@ -126,22 +128,7 @@ def _tables(view: View) -> Iterator[tuple[str, Iterator[tuple[Row, int] | None]]
     yield "ready", (one and rows.row(one[1], one[0].number) for one in view.ready())
     yield "delayed", (one and rows.row(one[1][1], one[0].number, one[1][0]) for one in view.delayed())
     yield "leases", (one and rows.row(one[0], one[3].number, one[1], one[2]) for one in view.leases())
-    yield (
-        "transactions",
-        _sized(
-            (
-                one.number,
-                one.name,
-                one.epoch,
-                one.session,
-                one.prepared_ms,
-                one.deadline_ms,
-                one.participants,
-                one.coordinator,
-            )
-            for one in view.transactions
-        ),
-    )
+    yield "transactions", _sized(_transaction_row(one) for one in view.transactions)
     yield "prepared", view.prepared()
     yield "frozen", (rows.row(one.message, transaction.number, one.topic) for transaction, one in view.frozen())
     yield "asking", _sized((number, *asking) for number, asking in view.asking)
@@ -152,6 +139,7 @@ def _tables(view: View) -> Iterator[tuple[str, Iterator[tuple[Row, int] | None]]
     yield "unserved", _sized((number,) for number in view.unserved)
     yield "freed", _sized(view.freed)
     yield "armed", _sized((*key, above) for key, above in view.armed)
+    yield "trimming", _sized((number,) for number in view.trimming)
     yield "returning", _sized(view.returning)
     yield "ending", _sized((one.number, one.principal, view.owned(one)) for one in view.ending)
     yield "resending", _sized((one.number,) for one in view.resending)
@@ -162,6 +150,11 @@ def _tables(view: View) -> Iterator[tuple[str, Iterator[tuple[Row, int] | None]]
     yield "watches", _sized(view.watches())
     yield "barriers", view.barriers()
     yield "parts", _sized(view.parts())
+
+
+def _transaction_row(one: Transaction) -> Row:
+    times = (one.prepared_ms, one.deadline_ms)
+    return (one.number, one.name, one.epoch, one.session, *times, one.participants, one.coordinator)
 
 
 def _sized(rows: Iterable[Row | None]) -> Iterator[tuple[Row, int] | None]:

@@ -193,7 +193,10 @@ class Topic:
         "delayed_bytes",
         "drops",
         "expires_at_ms",
+        "holds_back",
+        "is_closed",
         "leased",
+        "limits",
         "name",
         "number",
         "overtaking",
@@ -203,6 +206,7 @@ class Topic:
         "reserved",
         "reserved_delayed",
         "retries",
+        "revision",
         "settings",
         "sign",
         "subscribers",
@@ -212,14 +216,13 @@ class Topic:
     def __init__(self, number: int, name: str, settings: TopicSettings, owner: Session | None) -> None:
         self.number = number
         self.name = name
-        self.settings = settings
         self.owner = owner
         self.sign = -1 if settings.mode == "max" else 1
         self.alive = True
-        self.drops = settings.overflow == "drop" and settings.max_messages > 0
-        self.clamps = settings.priority_max != 0
-        self.retries = settings.delivery_limit > 0 or settings.retry_delay_ms > 0
-        self.dead_letters_to = _place_of_dead_letters(name, settings)
+        self.revision = 1  # of the settings: grows with each change
+        self.holds_back = False  # deliveries are paused
+        self.is_closed = False  # enqueues are paused
+        self.use(settings)
         self.ready = ReadyMessages()
         self.ready_bytes = 0
         self.delayed: PartitionedDict[Delayed] = PartitionedDict()
@@ -238,6 +241,23 @@ class Topic:
         self.counts = Counts()  # of its events; not state
         self.reserved = 0  # room for messages of open transactions: prepared ones, and frozen ones that may come back
         self.reserved_delayed = 0  # of these, for messages that will be delayed
+
+    def use(self, settings: TopicSettings) -> None:
+        """Takes these settings."""
+        self.settings = settings
+        self.drops = settings.overflow == "drop" and settings.max_messages > 0
+        self.clamps = settings.priority_max != 0
+        self.retries = settings.delivery_limit > 0 or settings.retry_delay_ms > 0
+        self.dead_letters_to = _place_of_dead_letters(self.name, settings)
+        self._update_limits()
+
+    def pause(self, holds_back: bool, is_closed: bool) -> None:
+        """Pauses deliveries (`holds_back`) and enqueues (`is_closed`), or lets them go on."""
+        self.holds_back, self.is_closed = holds_back, is_closed
+        self._update_limits()
+
+    def _update_limits(self) -> None:
+        self.limits = self.settings.max_messages > 0 or self.is_closed  # whether a new message may be refused
 
     def reserve(self, is_delayed: bool) -> None:
         """Keeps room for one message of an open transaction."""
@@ -323,6 +343,7 @@ class State:
         self.freed: OrderedDict[tuple[int, int], CreditGroup] = OrderedDict()  # have credit again: see `credit`
         self.armed: OrderedDict[tuple[int, int], int] = OrderedDict()  # bounds of groups, in the order of arming
         self.last_armed = 0  # not state
+        self.trimming: OrderedDict[int, Topic] = OrderedDict()  # postponed: they drop what is too much
         self.returning: OrderedDict[int, Consumer] = OrderedDict()  # postponed: their leases are given back
         self.ending: OrderedDict[int, Session] = OrderedDict()  # postponed: they end, with their topics and consumers
         self.resending: OrderedDict[int, Session] = OrderedDict()  # postponed: their leases are sent again

@@ -73,6 +73,7 @@ class View:
         self.unserved = list(state.unserved)
         self.freed = list(state.freed)
         self.armed = list(state.armed.items())
+        self.trimming = list(state.trimming)
         self.returning = [(number, consumer.releases) for number, consumer in state.returning.items()]
         self.ending = list(state.ending.values())
         self.resending = list(state.resending.values())
@@ -439,7 +440,9 @@ class View:
 
 def _topic_row(topic: Topic) -> Row:
     owner = topic.owner.number if topic.owner is not None else 0
-    return (topic.number, topic.name, topic.settings, owner, topic.owner is not None, topic.expires_at_ms)
+    owned = topic.owner is not None
+    pauses = (topic.holds_back, topic.is_closed)
+    return (topic.number, topic.name, topic.settings, owner, owned, topic.expires_at_ms, topic.revision, *pauses)
 
 
 def _group_row(group: CreditGroup) -> Row:

@@ -128,7 +128,7 @@ class _Checks:
         if message.encoded_headers:
             self._count_headers(message)
         for topic in topics:
-            if topic.settings.max_messages:
+            if topic.limits:
                 self._check_capacity(topic, message)
         return Addition(topics, message, body, isinstance(item, Enqueue))
 

@@ -1,4 +1,4 @@
-"""`topic create|ls|info|rm` and `purge`."""
+"""`topic create|ls|info|rm` and `purge`. `topic_life` has what changes a topic meanwhile."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from disheap.cli.asking import connect_broker
 from disheap.cli.sessions import labels_of
 from disheap.cli.terminal.options import Invocation, client_options, duration, pass_invocation, text
 from disheap.cli.terminal.output import emit_json, emit_pairs, emit_table, period, size
+from disheap.cli.topic_life import edit, pause, paused_words, resume
 from disheap.protocol.broker import DELIVERY_LIMIT_MAX, NAME_CHARACTERS, PRIORITY_MAX, PRIORITY_MIN
 
 if TYPE_CHECKING:
@@ -24,6 +25,11 @@ PRIORITY = click.IntRange(PRIORITY_MIN, PRIORITY_MAX)
 @client_options
 def topic() -> None:
     """Create, list, show and remove topics."""
+
+
+topic.add_command(edit)
+topic.add_command(pause)
+topic.add_command(resume)
 
 
 def new_name(words: str) -> str:
@@ -109,11 +115,12 @@ def ls(invocation: Invocation, /, prefix: str) -> None:
     if invocation.json:
         emit_json({"topics": [_described(info) for info in topics]})
         return
-    headers = ["topic", "mode", "ready", "delayed", "leased", "consumers", "bytes"]
-    emit_table(
-        headers,
-        [(t.topic, t.settings.mode, t.ready, t.delayed, t.leased, t.consumers, size(t.ready_bytes)) for t in topics],
-    )
+    headers = ["topic", "mode", "ready", "delayed", "leased", "consumers", "bytes", "paused"]
+    rows = [
+        (t.topic, t.settings.mode, t.ready, t.delayed, t.leased, t.consumers, size(t.ready_bytes), paused_words(t))
+        for t in topics
+    ]
+    emit_table(headers, rows)
 
 
 @topic.command()
@@ -229,6 +236,8 @@ def _described(info: TopicInfo) -> dict[str, Any]:
         "dead_letter_key": settings.dead_letter_key,
         "retry_delay_ms": settings.retry_delay_ms,
         "retry_delay_max_ms": settings.retry_delay_max_ms,
+        "revision": info.revision,
+        "paused": paused_words(info),
         "ready": info.ready,
         "delayed": info.delayed,
         "leased": info.leased,
@@ -253,6 +262,8 @@ def _pairs(info: TopicInfo) -> list[tuple[str, object]]:
         ("delivery limit", settings.delivery_limit or "no limit"),
         ("dead letters", _place(info)),
         ("retry delay", _pauses(info)),
+        ("revision", info.revision),
+        ("paused", paused_words(info)),
         ("ready", info.ready),
         ("delayed", info.delayed),
         ("leased", info.leased),

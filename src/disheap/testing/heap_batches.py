@@ -31,6 +31,8 @@ def refusal(model: Model, session: int, items: Iterable[Item]) -> str:
         if isinstance(item, broker.Enqueue | broker.Publish):
             is_delayed = item.message.delay_ms > 0
             for topic in topics:
+                if topic.is_closed:
+                    return "topic-paused"
                 more[topic.number] += 1
                 more_delayed[topic.number] += is_delayed
                 full = model.is_topic_full(topic, more[topic.number])

@@ -125,6 +125,7 @@ class Model:
         lifetime = new.expires_ms or topic.settings.message_ttl_ms
         expires_at_ms = self.now + lifetime if lifetime else 0
         message = ModelMessage(self.last_message, topic, new, self.now, expires_at_ms)
+        message.bound = topic.settings.priority_max
         message.due_ms = self.now + new.delay_ms if new.delay_ms else 0
         message.passed = passed
         self.messages.append(message)
@@ -222,7 +223,7 @@ class Model:
             if self.attached.get(one.session)
         ]
         ready = self.ready(topic)
-        if not waiting or not ready or ready[0].urgency() <= min(waiting)[0]:
+        if topic.holds_back or not waiting or not ready or ready[0].urgency() <= min(waiting)[0]:
             return None
         return min(waiting)[3]
 
@@ -298,6 +299,26 @@ class Model:
         self.purge(topic)
         self.end_consumers(topic, reason)
         return count
+
+    def update(self, topic: ModelTopic, settings: broker.TopicSettings) -> None:
+        """Changes the settings of a topic. What is too much for it dies in the order of arrival."""
+        if settings == topic.settings:
+            return
+        old, topic.settings = topic.settings, settings
+        topic.revision += 1
+        if settings.expires_ms != old.expires_ms:
+            topic.expires_at_ms = 0
+            self.update_expiry(topic)
+        before = len(self.dying)
+        for _ in range(len(self.ready(topic))):
+            self.drop_lowest(topic)
+        self.dying[before:] = sorted(self.dying[before:], key=lambda one: one.message.id)
+
+    def pause(self, topic: ModelTopic, deliveries: bool | None, enqueues: bool | None) -> None:
+        """Pauses a topic or lets it go on. None leaves either as it is."""
+        topic.holds_back = topic.holds_back if deliveries is None else deliveries
+        topic.is_closed = topic.is_closed if enqueues is None else enqueues
+        self.serve(topic)
 
     def take_over(self, topic: ModelTopic, session: int) -> None:
         """Gives an exclusive topic to another session. Its consumers end, and their leases are given back."""
@@ -502,7 +523,7 @@ class Model:
     def serve(self, topic: ModelTopic) -> None:
         """Delivers ready messages of a topic while consumers can receive, and then to groups that wait for something
         more urgent."""
-        while topic.turns and self.ready(topic):
+        while topic.turns and not topic.holds_back and self.ready(topic):
             self.deliver(self.ready(topic)[0], topic.turns.pop(0))
         while not topic.turns and (consumer := self.overtaking(topic)) is not None:
             assert consumer.group is not None

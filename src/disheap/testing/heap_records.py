@@ -23,6 +23,7 @@ class ModelMessage:
     holder: ModelConsumer | None = None  # leased while this is set
     until_ms: int = 0
     transaction: ModelTransaction | None = None  # frozen while this is set
+    bound: int = 0  # the priority_max of the topic when it came
 
     @property
     def state(self) -> str:
@@ -38,11 +39,10 @@ class ModelMessage:
 
     @property
     def priority(self) -> int:
-        """As it was enqueued, within the bounds of the topic."""
-        bound = self.topic.settings.priority_max
-        if not bound:
+        """As it was enqueued, within the bounds that the topic had then."""
+        if not self.bound:
             return self.new.priority
-        return min(max(self.new.priority, min(0, bound)), max(0, bound))
+        return min(max(self.new.priority, min(0, self.bound)), max(0, self.bound))
 
     @property
     def epoch(self) -> int:
@@ -104,6 +104,9 @@ class ModelTopic:
     alive: bool = True
     turns: list[ModelConsumer] = field(default_factory=list)
     expires_at_ms: int = 0
+    revision: int = 1
+    holds_back: bool = False  # deliveries are paused
+    is_closed: bool = False  # enqueues are paused
 
 
 @dataclass(eq=False)

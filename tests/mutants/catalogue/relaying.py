@@ -26,7 +26,7 @@ MUTANTS: tuple[Mutant, ...] = (
         (
             Patch(
                 "disheap_heap.commands.relaying",
-                "        if consumer is None:\n            return None\n",
+                "        if consumer is None or topic.holds_back or topic.is_closed:\n            return None\n",
                 "        if consumer is None:\n            continue\n",
             ),
         ),

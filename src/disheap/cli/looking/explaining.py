@@ -58,6 +58,7 @@ def _fields(topic: str, number: int, found: Explained, labels: dict[int, str]) -
         "expires_at_ms": found.expires_at_ms,
         "lease_until_ms": found.lease_until_ms,
         "connected": found.connected,
+        "deliveries_paused": found.deliveries_paused,
         "time_ms": found.time_ms,
         "message": peeked_fields(found.message, labels) if found.message is not None else None,
     }
@@ -87,6 +88,8 @@ def _lines(found: Explained, labels: dict[int, str]) -> Iterator[str]:
 def _why_it_waits(found: Explained) -> Iterator[str]:
     ahead = f"{found.ahead} of {found.ready} ready messages are ahead of it" if found.ahead else "the next one"
     yield f"ready: {ahead}"
+    if found.deliveries_paused:
+        yield "deliveries of the topic are paused: `disheap topic resume` lets them go on"
     many = f"{found.consumers} consumer{'s' * (found.consumers != 1)}"
     if not found.consumers:
         yield "the topic has no consumer: start a worker"

@@ -17,6 +17,7 @@ from disheap.errors import DisheapError, ProtocolError, RequestError
 
 EXIT_OK = 0
 EXIT_BUG = 1  # anything nobody foresaw
+EXIT_DIFFERENT = 1  # `topic edit --dry-run`: there is a difference, as of `diff`
 EXIT_NO_LEADER = 8  # `status`: the cluster answers, and has no leader
 EXIT_EMPTY = 9  # `pop`, `peek`: nothing was there
 EXIT_DEGRADED = 10  # `status`: there is a leader, and a node is missing or in trouble

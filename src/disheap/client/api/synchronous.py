@@ -92,6 +92,21 @@ class Client:
         self.driver.request(broker.CreateTopic(name, settings))
         return self.topic(name)
 
+    def update_topic(self, name: str, *, revision: int = 0, **changes: bool | int | str) -> broker.TopicInfo:
+        """Changes these settings of a topic, by their names in `broker.TopicSettings`; the others stay. With a
+        `revision` it raises `TopicMismatch` if the topic has another one by now. Raises `InvalidArgument` for settings
+        that contradict each other, and `TopicNotFound`. Then nothing is changed."""
+        reply: broker.TopicInfo = self.driver.request(broker.UpdateTopic(name, changes, revision))
+        return reply
+
+    def set_paused(
+        self, name: str, *, deliveries: bool | None = None, enqueues: bool | None = None
+    ) -> broker.TopicInfo:
+        """Pauses a topic, or lets it go on. None leaves either as it is. While enqueues are paused, new messages raise
+        `TopicPaused`. While deliveries are paused, consumers get nothing new. Raises `TopicNotFound`."""
+        reply: broker.TopicInfo = self.driver.request(broker.PauseTopic(name, deliveries, enqueues))
+        return reply
+
     def delete_topic(self, name: str, *, if_unused: bool = False, if_empty: bool = False) -> int:
         """How many messages went with it. Raises `TopicNotFound`, and `TopicInUse` for consumers or messages that it
         must not have."""

@@ -38,6 +38,7 @@ from disheap.protocol.broker.commands import (
     Inquiry,
     Nack,
     Overtake,
+    PauseTopic,
     Pop,
     Prepare,
     Publish,
@@ -51,6 +52,7 @@ from disheap.protocol.broker.commands import (
     TopicSettings,
     Unbind,
     Unwatch,
+    UpdateTopic,
     Watch,
     decode_command,
     decode_held,
@@ -173,6 +175,7 @@ from disheap.protocol.broker.replies import (
     check_routed,
     decode_reply,
 )
+from disheap.protocol.broker.topic_settings import changed_settings, difference
 
 __all__ = [
     "ARGUMENTS_BYTES_MAX",
@@ -271,6 +274,7 @@ __all__ = [
     "Part",
     "Parts",
     "PastDeath",
+    "PauseTopic",
     "Peek",
     "Peeked",
     "PeekedMessage",
@@ -304,9 +308,11 @@ __all__ = [
     "TransactionInfos",
     "Unbind",
     "Unwatch",
+    "UpdateTopic",
     "ValueSet",
     "Values",
     "Watch",
+    "changed_settings",
     "check_batch",
     "check_key",
     "check_routed",
@@ -320,6 +326,7 @@ __all__ = [
     "decode_push",
     "decode_query",
     "decode_reply",
+    "difference",
     "encode",
     "encode_arguments",
     "encode_headers",

@@ -20,6 +20,7 @@ from disheap.protocol.broker.fields import (
     PRIORITY_MIN,
     STAGE_DONE,
     TOKENS_MAX,
+    Changes,
     CreditGroup,
     Duration,
     Epoch,
@@ -169,6 +170,29 @@ class CreateTopic(Exact, tag=11, frozen=True):
 
     topic: Name
     settings: TopicSettings = TopicSettings()
+
+
+class UpdateTopic(Exact, tag=40, frozen=True):
+    """Change settings of a topic that exists. `changes`: the new value of each setting that changes, by the name of
+    its field in `TopicSettings`. All of them are changed, or none. `mode` and `exclusive` never change. `revision`:
+    that of the `TopicInfo` which the caller has seen. If the topic has another one by now, it is `TopicMismatch`; 0 for
+    any. A `message_ttl_ms` or a `priority_max` holds for messages that come from now on. What is too much for a topic
+    that drops is dropped soon; one that refuses keeps what it has. Reply: `TopicInfo`."""
+
+    topic: Name
+    changes: Changes
+    revision: Annotated[int, Meta(ge=0)] = 0
+
+
+class PauseTopic(Exact, tag=41, frozen=True):
+    """Pause a topic or let it go on. `deliveries`: whether it hands out no message. `enqueues`: whether it takes none.
+    None leaves either as it is. While enqueues are paused, a new message is `TopicPaused`. What was promised comes in:
+    messages that are given back, dead letters, and messages of transactions and barriers. Leases last as they would.
+    While deliveries are paused, a pop waits, or ends without a message. Reply: `TopicInfo`."""
+
+    topic: Name
+    deliveries: bool | None = None
+    enqueues: bool | None = None
 
 
 class DeleteTopic(Exact, tag=12, frozen=True):
@@ -403,6 +427,8 @@ Command = (
     | Nack
     | Extend
     | CreateTopic
+    | UpdateTopic
+    | PauseTopic
     | DeleteTopic
     | Purge
     | CreateExchange

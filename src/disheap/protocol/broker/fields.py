@@ -40,6 +40,7 @@ KEY_BYTES_MAX = 255  # in UTF-8: a name of somebody or something, of which there
 KEYS_MAX = 1_000  # values that one command or query names: each is looked up, in 1 ms together
 PARTS_PAGE = 1_000  # parts of a barrier in one answer
 STAGE_INTERIM, STAGE_DONE, STAGE_FINAL = 0, 1, 2  # of a value: more follows; an outcome; one that is never replaced
+CHANGES_MAX = 64  # settings that one UpdateTopic names
 NAMED_MAX = 200_000  # pops that one ATTACH names, and likewise consumers: read in 5 ms
 
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARACTERS)]
@@ -48,6 +49,14 @@ Epoch = Annotated[int, Meta(ge=1, le=EPOCH_MAX)]
 Group = Annotated[int, Meta(ge=0, lt=GROUPS_MAX)]
 Stage = Annotated[int, Meta(ge=STAGE_INTERIM, le=STAGE_FINAL)]
 Keys = Annotated[list[Name], Meta(min_length=1, max_length=KEYS_MAX)]
+Changes = Annotated[
+    dict[
+        Annotated[str, Meta(max_length=NAME_CHARACTERS)],
+        bool | int | Annotated[str, Meta(max_length=NAME_CHARACTERS)],
+    ],
+    Meta(max_length=CHANGES_MAX),
+]
+"""New values of settings, by the names of their fields."""
 CreditGroup = Annotated[int, Meta(ge=0, le=CREDIT_GROUP_MAX)]
 Token = tuple[int, int]
 """A lease: (message id, epoch). The epoch grows with each lease granted on the message; a token of an older one is

@@ -31,7 +31,7 @@ class EnqueuedMany(Record, tag=66, frozen=True):
 
 
 class Published(Record, tag=67, frozen=True):
-    """How many topics took the message, and how many refused it because they are full."""
+    """How many topics took the message, and how many refused it because they are full or paused."""
 
     routed: int
     refused: int = 0
@@ -76,7 +76,8 @@ class Holder(Record, frozen=True):
 class TopicInfo(Record, tag=71, frozen=True):
     """One topic: its settings, its messages by state, its consumers, and the bytes of the ready ones. `created`:
     this very command created it. `oldest_enqueued_ms`: of the message that is next; 0 if there is none.
-    `holders`: who holds the leased messages, the oldest consumer first, as far as the query asked for them."""
+    `holders`: who holds the leased messages, the oldest consumer first, as far as the query asked for them. `revision`:
+    it grows with each change of the settings. `deliveries_paused`, `enqueues_paused`: see `PauseTopic`."""
 
     topic: str
     settings: SeenSettings
@@ -88,6 +89,9 @@ class TopicInfo(Record, tag=71, frozen=True):
     created: bool = False
     oldest_enqueued_ms: int = 0
     holders: list[Holder] = msgspec.field(default_factory=list)
+    revision: int = 1
+    deliveries_paused: bool = False
+    enqueues_paused: bool = False
 
 
 class TopicInfos(Record, tag=72, frozen=True):
@@ -116,7 +120,8 @@ class Explained(Record, tag=87, frozen=True):
     its ack). It is "" if the topic has no message of that id. `ahead`: the ready messages that come before it; 0
     unless it is ready. `consumers`: those of the topic, pops included. `receiving`: those of them that can receive a
     message now. `lease_until_ms`: when its lease ends; 0 if it lasts as long as the session. `connected`: whether the
-    session that holds it has a connection. `message` is None for "frozen" and for ""."""
+    session that holds it has a connection. `message` is None for "frozen" and for "". `deliveries_paused`: of the
+    topic."""
 
     state: str
     time_ms: int
@@ -128,6 +133,7 @@ class Explained(Record, tag=87, frozen=True):
     lease_until_ms: int = 0
     connected: bool = False
     message: PeekedMessage | None = None
+    deliveries_paused: bool = False
 
 
 class Stats(Record, tag=74, frozen=True):
@@ -302,7 +308,7 @@ def check_routed(reply: Published) -> int:
     """Returns how many topics took the message of a `Publish`. Raises `TopicFull` if some of them refused it."""
     if reply.refused:
         raise TopicFull(
-            f"{reply.refused} of {reply.refused + reply.routed} topics are full and refused the message; the others "
-            "have it, and a publish that is tried again goes to those twice"
+            f"{reply.refused} of {reply.refused + reply.routed} topics are full or paused and refused the message. "
+            "The others have it, and a publish that is tried again goes to those twice"
         )
     return reply.routed

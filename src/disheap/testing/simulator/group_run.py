@@ -95,6 +95,8 @@ class GroupRun:
 
     async def _empty(self, client: Client, info: broker.TopicInfo) -> None:
         try:
+            if info.deliveries_paused:
+                await client.set_paused(info.topic, deliveries=False)
             for delivery in await client.topic(info.topic).pop(50):
                 await delivery.ack()
         except RequestError as error:  # another session's own, or deleted meanwhile

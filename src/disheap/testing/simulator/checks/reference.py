@@ -97,6 +97,9 @@ class Reference:
         return [one for one in self.model.messages if one.topic is topic and one.transaction is None]
 
     def _check_capacity(self, topic: ModelTopic, *messages: broker.NewMessage) -> None:
+        if topic.is_closed:
+            self.seen["paused"] += 1
+            raise Refused("topic-paused")
         if self.model.is_topic_full(topic, len(messages)):
             raise Refused("topic-full")
         delayed = sum(message.delay_ms > 0 for message in messages)
@@ -130,7 +133,7 @@ class Reference:
             raise Refused("topic-not-found")
         taking = [topic for topic in topics if self._has_capacity(topic, command.message)]
         if topics and not taking:
-            raise Refused("topic-full")
+            raise Refused("topic-paused" if topics[-1].is_closed else "topic-full")
         self.seen["partly refused"] += len(taking) < len(topics)
         for topic in taking:
             self._put(topic, command.message)
@@ -399,6 +402,20 @@ class Reference:
         model.update_expiry(topic)
         return self._info(topic)
 
+    def _updatetopic(self, command: broker.UpdateTopic, session: int) -> broker.Reply:
+        topic = self._accessible_topic(command.topic, session)
+        if command.revision not in (0, topic.revision):
+            raise Refused("topic-mismatch")
+        settings = broker.changed_settings(topic.settings, command.changes)
+        self.seen["update"] += settings != topic.settings
+        self.model.update(topic, settings)
+        return self._info(topic)
+
+    def _pausetopic(self, command: broker.PauseTopic, session: int) -> broker.Reply:
+        topic = self._accessible_topic(command.topic, session)
+        self.model.pause(topic, command.deliveries, command.enqueues)
+        return self._info(topic)
+
     def _deletetopic(self, command: broker.DeleteTopic, session: int) -> broker.Reply:
         topic = self._accessible_topic(command.topic, session)
         if command.if_unused and self.model.active(topic):
@@ -433,6 +450,7 @@ class Reference:
             topic.name, topic.settings, len(ready), sum(message.due_ms > 0 for message in here),
             sum(message.holder is not None for message in here), len(self.model.subscribers(topic)),
             sum(message.size() for message in ready), created, ready[0].enqueued_ms if ready else 0,
+            revision=topic.revision, deliveries_paused=topic.holds_back, enqueues_paused=topic.is_closed,
         )  # fmt: skip
 
     def _peek(self, query: broker.Peek) -> broker.Reply:
@@ -469,7 +487,7 @@ class Reference:
         )
 
     def _list_transactions(self, query: broker.ListTransactions) -> broker.Reply:
-        rows = [_info_of(one) for one in self.model.transactions.values()]
+        rows = [heap_queries.transaction_info(one) for one in self.model.transactions.values()]
         if not query.transaction:
             return broker.TransactionInfos(rows[query.skip : query.skip + query.limit], len(rows))
         found = [one for one in rows if one.transaction == query.transaction]
@@ -478,12 +496,3 @@ class Reference:
             return broker.TransactionInfos(found, len(found))
         outcome = "committed" if finished.is_committed else "aborted"
         return broker.TransactionInfos([], 0, outcome, finished.first, finished.count)
-
-
-def _info_of(one: ModelTransaction) -> broker.TransactionInfo:
-    size = sum(len(new.payload) + len(new.encoded_headers) + len(new.key.encode()) for new, _ in one.prepared)
-    times = (one.prepared_ms, one.deadline_ms)
-    return broker.TransactionInfo(
-        one.name, one.epoch, one.session, *times, len(one.prepared), size, len(one.frozen), list(one.participants),
-        one.coordinator,
-    )  # fmt: skip

@@ -42,6 +42,18 @@ TOPIC_WEIGHTS = (
     ("fleeting", 1), (GUARDED, 4), (DEAD, 1), ("failing", 2),
 )  # fmt: skip
 """How often clients choose each."""
+CHANGING = ("passing", "fleeting", "small", "tiny", "dropping")
+"""Topics whose settings change, and that are paused."""
+CHANGES: tuple[dict[str, bool | int | str], ...] = (
+    {"max_messages": 2, "overflow": "drop"},
+    {"max_messages": 1},
+    {"max_messages": 0, "priority_max": 2},
+    {"message_ttl_ms": 900, "priority_max": 0},
+    {"expires_ms": 3000, "message_ttl_ms": 0},
+    {"expires_ms": 0, "retry_delay_ms": 150},
+    {"dead_letter_exchange": "all", "delivery_limit": 2},
+    {"dead_letter_exchange": "", "auto_delete": False},
+)
 EXCHANGES: dict[str, ExchangeShape] = {
     "direct": ExchangeShape("direct"),
     "words": ExchangeShape("topic", alternate="spare"),

@@ -40,12 +40,12 @@ from disheap.testing.simulator.clients.shapes import (
     TOPICS,
     extras_of,
 )
-from disheap.testing.simulator.clients.value_operations import ValueOperations
+from disheap.testing.simulator.clients.topic_operations import TopicOperations
 from disheap.testing.simulator.cluster.cluster import Cluster
 from disheap.testing.simulator.world.rng import Rng
 
 
-class Worker(ValueOperations):
+class Worker(TopicOperations):
     """One client process."""
 
     def __init__(self, cluster: Cluster, promises: Promises, name: str, rng: Rng, pace_s: float, group: int) -> None:
@@ -101,7 +101,8 @@ class Worker(ValueOperations):
             (self._call_out, 4), (self._batch, 6), (self._prepare, 4), (self._decide, 6), (self._pop, 8),
             (self._subscribe, 4), (self._settle, 20), (self._settle_stale, 2), (self._extend, 3),
             (self._set_credit, 2), (self._overtake, 3), (self._recover, 1), (self._cancel, 3), (self._create_topic, 5),
-            (self._delete_topic, 1), (self._purge, 1), (self._exclusive_topic, 1), (self._exchange, 4),
+            (self._delete_topic, 1), (self._update_topic, 2), (self._pause_topic, 2),
+            (self._purge, 1), (self._exclusive_topic, 1), (self._exchange, 4),
             (self._bind, 3), (self._unbind, 1), (self._peek, 5), (self._ask, 6), (self._set_value, 6),
             (self._set_barrier, 3), (self._watch, 3), (self._delete_values, 1), (self._status, 1), (self._transfer, 1),
         ]  # fmt: skip
@@ -409,13 +410,6 @@ class Worker(ValueOperations):
             else TopicSettings(mode="min", max_messages=3)
         )
         await self._client.driver.request(broker.CreateTopic(name, settings))
-
-    async def _delete_topic(self) -> None:
-        name = self.rng.pick(("passing", "fleeting", "small", "tiny", "dropping"))
-        await self._client.delete_topic(name, if_unused=self.rng.chance(0.3), if_empty=self.rng.chance(0.3))
-
-    async def _purge(self) -> None:
-        await self._client.topic(self.rng.pick(("small", "brief"))).purge()
 
     async def _exclusive_topic(self) -> None:
         name = f"own-{self.rng.between(1, 2)}"
