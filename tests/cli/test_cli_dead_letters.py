@@ -90,6 +90,10 @@ def test_dead_letters_are_exported_as_lines_and_stay(ask: Ask, client: sync.Clie
     assert [one.get("payload") or one["payload_base64"] for one in lines] == ["/wo=", "one"]
     assert (lines[1]["headers"], lines[1]["key"], lines[1]["death"]["topic"]) == ({"n": 0}, "k", "mail")
     assert len(ask("dlq", "export", "mail.dead", "--count", "1").text.splitlines()) == 1
+    (one,) = ask(
+        "dlq", "export", "mail.dead", "--where", "payload = one and exists header.disheap-death-reason"
+    ).text.splitlines()
+    assert json.loads(one)["payload"] == "one"
     assert [one.attempts for one in client.topic("mail.dead").peek(9)] == [0, 0]
 
 

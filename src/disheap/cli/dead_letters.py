@@ -9,12 +9,15 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from disheap.cli.asking import connect_broker
+from disheap.cli.looking.fields import Shown
 from disheap.cli.looking.peeking import PEEK_MAX
+from disheap.cli.looking.searching import filter_of
 from disheap.cli.messages import preview
 from disheap.cli.terminal.options import Invocation, client_options, pass_invocation, text
 from disheap.cli.terminal.output import emit_json, emit_table, header_fields, json_text, payload_fields, size
@@ -24,7 +27,7 @@ from disheap.cli.topics import PRIORITY, purge_topic
 from disheap.protocol.broker import REASONS
 
 if TYPE_CHECKING:
-    from disheap.protocol.broker import Death, HeaderValue
+    from disheap.protocol.broker import Death, HeaderValue, PeekedMessage
     from disheap.sync import Client, Delivery
 
 TAKEN_AT_ONCE = 50
@@ -162,26 +165,21 @@ def purge(invocation: Invocation, /, topic: str, yes: bool) -> None:
 
 @dlq.command()
 @click.argument("topic", type=text)
+@click.option("--where", metavar="FILTER", help="Only those for which the filter holds.")
 @click.option("--count", type=click.IntRange(1), default=None, metavar="N", help="At most so many; else all.")
 @client_options
 @pass_invocation
-def export(invocation: Invocation, /, topic: str, count: int | None) -> None:
-    """Print the messages of TOPIC, one JSON object a line, in the order of delivery. They stay in the topic.
-
-    No consumer gets them while the command runs.
+def export(invocation: Invocation, /, topic: str, where: str | None, count: int | None) -> None:
+    """Print the messages that wait in TOPIC, one JSON object a line, in the order of their ids. They stay in the topic.
 
     Example: disheap dlq export jobs.dead > dead.jsonl
     """
+    holds = filter_of(invocation, where)
     with connect_broker(invocation) as client:
-        total = client.topic(topic).stats().ready
-        held: list[Delivery] = []
-        try:
-            for deliveries in _taken(client, topic, total if count is None else min(count, total)):
-                held += deliveries
-                for one in deliveries:
-                    click.echo(json_text(_exported(one), ensure_ascii=True))
-        finally:
-            _release(client, held)
+        now_ms = client.stats().time_ms
+        waiting = client.topic(topic).browse(delayed=False, leased=False)
+        for message in islice((one for one in waiting if holds(Shown(one, now_ms))), count):
+            click.echo(json_text(_exported(message), ensure_ascii=True))
 
 
 class Pace(NamedTuple):
@@ -273,17 +271,17 @@ def _release(client: Client, deliveries: list[Delivery]) -> None:
         client.driver.wait_answers()
 
 
-def _exported(delivery: Delivery) -> dict[str, Any]:
+def _exported(message: PeekedMessage) -> dict[str, Any]:
     from disheap.protocol import broker
 
     return {
-        "id": delivery.id,
-        "priority": delivery.priority,
-        "enqueued_ms": delivery.enqueued_ms,
-        "key": delivery.key,
-        "death": _fields(delivery.death),
-        "headers": header_fields(broker.without_death(delivery.headers)),
-        **payload_fields(delivery.payload),
+        "id": message.id,
+        "priority": message.priority,
+        "enqueued_ms": message.enqueued_ms,
+        "key": message.key,
+        "death": _fields(broker.death_of(message.headers)),
+        "headers": header_fields(broker.without_death(message.headers)),
+        **payload_fields(message.payload),
     }
 
 
