@@ -6,7 +6,6 @@ Owns no check of what the settings mean together: the machine does that. The CLI
 from __future__ import annotations
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 
 import msgspec
 
@@ -27,21 +26,22 @@ def changed_settings(settings: TopicSettings, changes: Mapping[str, Setting]) ->
     fields = TopicSettings.__struct_fields__
     for name, value in changes.items():
         if name not in fields:
-            near = get_close_matches(name, fields, n=1)
-            raise InvalidArgument(
-                f"a topic has no setting {name!a}{f'; did you mean {near[0]!r}?' if near else ''}. There are "
-                f"{', '.join(fields)}"
-            )
+            raise InvalidArgument(f"a topic has no setting {name!a}. There are {', '.join(fields)}")
         if name in FIXED and value != getattr(settings, name):
             raise InvalidArgument(f"{name} of a topic never changes: {FIXED[name]}")
-    values = [changes.get(name, getattr(settings, name)) for name in fields]
+        _changed(settings, {name: value})
+    return _changed(settings, changes)
+
+
+def _changed(settings: TopicSettings, changes: Mapping[str, Setting]) -> TopicSettings:
+    """Raises `InvalidArgument`. Every replica refuses the same change in the same words, so the error has none of the
+    decoder's."""
+    values = [changes.get(name, getattr(settings, name)) for name in TopicSettings.__struct_fields__]
     try:
         return msgspec.convert(values, TopicSettings)
-    except msgspec.ValidationError as error:
-        reason, _, place = str(error).partition(" - at `$[")
-        number = place.partition("]")[0]
-        name = fields[int(number)] if number.isdigit() else "a setting"
-        raise InvalidArgument(f"{name} does not fit: {reason}") from None
+    except msgspec.ValidationError:
+        named = ", ".join(f"{name} = {value!a}" for name, value in changes.items())
+        raise InvalidArgument(f"{named} does not fit: the type is another one, or the value is out of bounds") from None
 
 
 def difference(old: TopicSettings, new: TopicSettings) -> dict[str, tuple[Setting, Setting]]:
