@@ -54,7 +54,7 @@ def test_only_the_named_settings_change_and_the_revision_grows() -> None:
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        ({"max_mesages": 1}, "no setting 'max_mesages'; did you mean 'max_messages'"),
+        ({"max_mesages": 1}, "no setting 'max_mesages'. There are mode, max_messages"),
         ({"mode": "min"}, "mode of a topic never changes"),
         ({"exclusive": True}, "exclusive of a topic never changes"),
         ({"max_messages": -1}, "max_messages = .* does not fit"),
