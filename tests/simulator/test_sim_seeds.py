@@ -71,7 +71,7 @@ LONG = {(1795997679, 3)}
 RARE = (
     *("dropped", "partly refused", "alternate", "long pattern", "matching headers"),
     *("batch", "refused batch", "commit", "abort", "prepared ack"),
-    *("barrier", "final value kept"),
+    *("barrier", "final value kept", "update", "paused"),
 )
 """Ways through the machine that ten seeds take."""
 CHANGES = ("joins", "remove a member", "demote a member")
@@ -102,7 +102,7 @@ def test_nothing_is_found_in_ten_seeds_while_the_members_stay(registry: Registry
     """The seeds take the rarer ways through the machine, too."""
     rare: Counter[str] = Counter()
     faults: Counter[str] = Counter()
-    for seed in range(1, 11):
+    for seed in range(21, 31):
         result = simulate(Plan(seed, members_change=False), registry)
         assert not result.violation, f"seed {seed}: {result.violation}"
         rare.update(result.rare)
