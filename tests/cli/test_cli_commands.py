@@ -25,7 +25,8 @@ from tests.cli.conftest import Ask
 TOPIC_KEYS = [
     "topic", "mode", "max_messages", "overflow", "message_ttl_ms", "expires_ms", "auto_delete", "exclusive",
     "priority_max", "delivery_limit", "dead_letter_topic", "dead_letter_exchange", "dead_letter_key", "retry_delay_ms",
-    "retry_delay_max_ms", "ready", "delayed", "leased", "consumers", "ready_bytes", "oldest_enqueued_ms",
+    "retry_delay_max_ms", "revision", "paused", "ready", "delayed", "leased", "consumers", "ready_bytes",
+    "oldest_enqueued_ms",
 ]  # fmt: skip
 
 

@@ -24,12 +24,13 @@ METHODS = [(ours, theirs, name) for ours, theirs in TWINS for name in dir(ours) 
 
 WAITS_DIFFERENTLY = {
     "Client": {"send", "topic"},
-    "Topic": {"enqueue", "enqueue_nowait", "pop", "consume"},
+    "Topic": {"enqueue", "enqueue_nowait", "pop", "consume", "browse"},
     "Batch": set(),
     "Consumer": {"close"},
     "Delivery": {"ack", "ack_nowait", "nack", "extend"},
 }
-"""Methods whose code differs by more than the waiting. What pushes go through, and what is pipelined, is not alike."""
+"""Methods whose code differs by more than the waiting. What pushes go through, what is
+pipelined, and what yields, is not alike."""
 
 
 class Unawaited(ast.NodeTransformer):

@@ -113,6 +113,8 @@ DECIDES_NOTHING = {
     "FEW",
     "FINISHED_BYTES",
     "FORMAT",
+    "IDS_PER_PAGE",
+    "ID_MAX",
     "FREED_AT_ONCE",
     "FREED_BYTES_PER_CALL",
     "FROZEN_BYTES",
