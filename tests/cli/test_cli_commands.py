@@ -72,7 +72,7 @@ def test_topics_are_listed_by_name_and_prefix(ask: Ask) -> None:
     assert [each["topic"] for each in listed] == ["list.a", "list.b"]
     assert all(list(each) == TOPIC_KEYS for each in listed)
     lines = ask("topic", "ls", "--prefix", "list.").text.splitlines()
-    assert lines[0].split() == ["TOPIC", "MODE", "READY", "DELAYED", "LEASED", "CONSUMERS", "BYTES"]
+    assert lines[0].split() == ["TOPIC", "MODE", "READY", "DELAYED", "LEASED", "CONSUMERS", "BYTES", "PAUSED"]
     assert [line.split()[0] for line in lines[1:]] == ["list.a", "list.b"]
 
 
