@@ -36,7 +36,7 @@ RAFT = RaftConfig(
 )  # fmt: skip
 
 
-class Tally(Exact, tag=40, frozen=True):
+class Tally(Exact, tag=120, frozen=True):
     """The command of the newer release. Its reply is the sum so far."""
 
     number: int
@@ -224,5 +224,5 @@ class MixedCluster(ScriptedCluster):
         except VersionTooOld as error:
             self.refused += 1
             assert not expects_new, str(error)
-            assert "tag 40 at machine_version 1" in str(error)
+            assert "tag 120 at machine_version 1" in str(error)
         await self.whole()
