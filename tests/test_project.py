@@ -64,7 +64,7 @@ def test_tox_covers_each_pair_of_plugins_and_ci_each_combination() -> None:
     pairs = {pair for combination in every for pair in itertools.combinations(combination, 2)}
     assert {pair for combination in by_default for pair in itertools.combinations(combination, 2)} == pairs
     assert {tuple(name.strip().split("-")) for name in others.split(",")} == every - by_default
-    assert "tox -m combinations" in (ROOT / ".ci" / "run").read_text()
+    assert re.search(r"tox .*-m combinations", (ROOT / ".ci" / "run").read_text())
 
 
 @pytest.mark.parametrize("package", PACKAGES)
