@@ -14,11 +14,11 @@ from disheap.cli.sessions import labels_of
 from disheap.cli.terminal.failures import EXIT_EMPTY
 from disheap.cli.terminal.options import Invocation, client_options, pass_invocation, text
 from disheap.cli.terminal.output import emit_json, printable
+from disheap.protocol.broker import ID_MAX
 
 if TYPE_CHECKING:
     from disheap.protocol.broker import Explained, PeekedMessage
 
-ID_MAX = (1 << 62) - 1
 GONE = "it was acknowledged, dropped, expired or moved, or never was there"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
@@ -45,17 +44,16 @@ def search(invocation: Invocation, /, topic: str, where: str | None, count: int)
     """
     holds = filter_of(invocation, where)
     with connect_broker(invocation) as client:
-        looked: list[int] = []
         with Silent() if invocation.json else progress(sys.stderr) as shown:
-            found = list(matching(client, topic, holds, count, looked, shown))
+            found, looked_at = matching(client, topic, holds, count, shown)
         labels = labels_of(client, (message.session for message in found if message.session))
     if invocation.json:
         rows = [peeked_fields(message, labels) for message in found]
-        emit_json({"topic": topic, "messages": rows, "looked_at": looked[0]})
+        emit_json({"topic": topic, "messages": rows, "looked_at": looked_at})
     elif found:
         emit_peeked(found, labels)
     if not invocation.json and (not found or len(found) == count):
-        many = f"{looked[0]} message{'' if looked[0] == 1 else 's'}"
+        many = f"{looked_at} message{'' if looked_at == 1 else 's'}"
         ended = f"--count {count} was reached after {many}" if found else f"none of {many} in {topic} is like that"
         click.echo(f"disheap: {ended}", err=True)
     return 0 if found else EXIT_EMPTY
@@ -75,21 +73,19 @@ def filter_of(invocation: Invocation, where: str | None) -> Predicate:
         raise click.UsageError(f"--where, {place}: {error}; the language is in docs/reference/filters.md") from None
 
 
-def matching(
-    client: Client, topic: str, holds: Predicate, count: int, looked: list[int], shown: Show
-) -> Iterator[PeekedMessage]:
-    """At most `count` messages for which the filter holds. `looked` gets how many were looked at."""
+def matching(client: Client, topic: str, holds: Predicate, count: int, shown: Show) -> tuple[list[PeekedMessage], int]:
+    """At most `count` messages for which the filter holds, and how many were looked at."""
     now_ms, info = client.stats().time_ms, client.topic(topic).stats()
-    total = info.ready + info.delayed + info.leased
-    looked[:] = [0]
+    found: list[PeekedMessage] = []
+    looked_at = 0
     for message in client.topic(topic).browse():
-        looked[0] += 1
-        if looked[0] == SHOWN_AFTER:
-            shown.stage("messages", total)
-        if looked[0] >= SHOWN_AFTER and not looked[0] % 1000:
-            shown.at(looked[0])
+        looked_at += 1
+        if looked_at == SHOWN_AFTER:
+            shown.stage("messages", info.ready + info.delayed + info.leased)
+        if looked_at >= SHOWN_AFTER and not looked_at % 1000:
+            shown.at(looked_at)
         if holds(Shown(message, now_ms)):
-            yield message
-            count -= 1
-            if not count:
-                return
+            found.append(message)
+            if len(found) == count:
+                break
+    return found, looked_at

@@ -269,9 +269,10 @@ def _toml(place: Place, founders: Sequence[Place]) -> str:
         lines.append(f"join_addresses = {json.dumps([other.peer for other in founders])}")
     elif len(founders) == 1:
         lines.append("bootstrap = true")  # so that others may join it later
-    for other in founders if place in founders and len(founders) > 1 else ():
-        member = {"name": other.name, "peer": other.peer, "client": other.client}
-        lines += ["", "[[members]]", *(f"{key} = {json.dumps(value)}" for key, value in member.items())]
+    else:
+        for other in founders:
+            member = {"name": other.name, "peer": other.peer, "client": other.client}
+            lines += ["", "[[members]]", *(f"{key} = {json.dumps(value)}" for key, value in member.items())]
     return "\n".join(lines) + "\n"
 
 
